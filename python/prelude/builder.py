@@ -1,0 +1,318 @@
+"""What a script sees: GearsBuilder with its derived operations, and the names of RedisGears 1.x.
+
+The module runs this file once. Every script gets a copy of the names it leaves, so a name that
+should stay private begins with an underscore. Operations with a native twin (``_native``) are
+written out all the same: they say what the twin does, and the tests compare both.
+"""
+
+import asyncio
+import copy
+import io
+import sys
+from asyncio import Future
+from threading import Thread
+
+import redisgears
+import redisgears as rg
+from redisgears import (
+    GearsFlatError as _GearsFlatError,
+    PyFlatExecution,
+    gearsCtx,
+    getGearsSession,
+    isAsyncAllow,
+    isInAtomicBlock,
+    log,
+    registerGearsThread,
+    setGearsSession,
+)
+from redisgears import atomicCtx as atomic
+from redisgears import callNext as call_next
+from redisgears import config_get as configGet
+from redisgears import executeCommand as execute
+from redisgears import flatError as flat_error
+from redisgears import gearsFutureCtx as gearsFuture
+from redisgears import getCommand as get_command
+from redisgears import getMyHashTag as hashtag
+from redisgears import overrideReply as override_reply
+from redisgears import registerTimeEvent as registerTE
+
+
+def _native(*twin):
+    """Names the native twin of a callback, for the module to call instead."""
+
+    def mark(callback):
+        callback.__geartrain__ = twin
+        return callback
+
+    return mark
+
+
+@_native("str")
+def _to_str(record):
+    return str(record)
+
+
+@_native("count")
+def _count(acc, record):
+    return 1 + (acc or 0)
+
+
+def _add_counts(acc, record):
+    return record + (acc or 0)
+
+
+@_native("count_one")
+def _count_one(key, acc, record):
+    return 1 + acc
+
+
+@_native("append")
+def _append(acc, record):
+    acc.append(record)
+    return acc
+
+
+def _extend(acc, records):
+    acc.extend(records)
+    return acc
+
+
+@_native("add")
+def _add(acc, record):
+    acc.add(record)
+    return acc
+
+
+def _union(acc, records):
+    acc |= records
+    return acc
+
+
+def _identity(record):
+    return record
+
+
+def _from_zero(zero, step):
+    """An accumulator ``step(acc, record)`` that finds a copy of ``zero`` for a falsy ``acc``."""
+
+    @_native("zero", zero, step)
+    def accumulate(acc, record):
+        return step(acc if acc else copy.deepcopy(zero), record)
+
+    return accumulate
+
+
+def _from_zero_by_key(zero, step):
+    """The same for accumulators by key, ``step(key, acc, record)``."""
+
+    @_native("zero", zero, step)
+    def accumulate(key, acc, record):
+        return step(key, acc if acc else copy.deepcopy(zero), record)
+
+    return accumulate
+
+
+def createKeysOnlyReader(pattern="*", count=1000, noScan=False, patternGenerator=None):
+    """A generator function over the names of the keys of a shard.
+
+    pattern: glob, or the name of a key with ``noScan``. count: a hint to SCAN.
+    patternGenerator: called on the shard, returns ``(pattern, noScan)`` for it.
+    """
+
+    def keysOnlyReader():
+        nonlocal pattern, noScan
+        if patternGenerator is not None:
+            pattern, noScan = patternGenerator()
+        if noScan:
+            try:
+                exists = execute("EXISTS", pattern) == 1
+            except redisgears.GearsError:
+                exists = False
+            if exists:
+                yield pattern
+            return
+        cursor = "0"
+        while True:
+            cursor, keys = execute("SCAN", cursor, "MATCH", pattern, "COUNT", count)
+            yield from keys
+            if cursor == "0":
+                return
+
+    return keysOnlyReader
+
+
+def shardReaderCallback():
+    """The reader behind ShardsIDReader: one record, the id of the shard."""
+    shard = redisgears._shardId()
+    yield "1" if shard is None else shard
+
+
+class GearsFuture:
+    """What ``run`` returns. Waiting for it comes with asynchronous steps."""
+
+    def __await__(self):
+        raise redisgears.GearsError(
+            "awaiting an execution is not available yet: asynchronous steps come with a later version"
+        )
+
+
+class GearsBuilder:
+    """A function in the making: a reader and operations on its records.
+
+    reader: KeysReader, KeysOnlyReader, StreamReader, PythonReader, ShardsIDReader or CommandReader.
+    defaultArg: the argument of ``run`` where it gets none. desc: free text, shown in listings.
+    """
+
+    def __init__(self, reader="KeysReader", defaultArg="*", desc=None):
+        self.realReader = reader
+        if reader in ("KeysOnlyReader", "ShardsIDReader"):
+            reader = "PythonReader"
+        self.reader = reader
+        self.gearsCtx = gearsCtx(self.reader, desc)
+        self.defaultArg = defaultArg
+
+    def __localAggregateby__(self, extractor, zero, aggregator):
+        self.gearsCtx.localgroupby(extractor, _from_zero_by_key(zero, aggregator))
+        return self
+
+    def aggregate(self, zero, seqOp, combOp):
+        """Accumulates from zero: seqOp(acc, record) on every shard, combOp(acc, acc) of these."""
+        self.gearsCtx.accumulate(_from_zero(zero, seqOp))
+        self.gearsCtx.collect()
+        self.gearsCtx.accumulate(_from_zero(zero, combOp))
+        return self
+
+    def aggregateby(self, extractor, zero, seqOp, combOp):
+        """Accumulates by key: seqOp(key, acc, record) on every shard, combOp(key, acc, acc) of these."""
+        self.gearsCtx.localgroupby(extractor, _from_zero_by_key(zero, seqOp))
+        merge = _from_zero_by_key(zero, combOp)
+        self.gearsCtx.groupby(lambda r: r["key"], lambda k, a, r: merge(k, a, r["value"]))
+        return self
+
+    def count(self):
+        """The number of records; nothing where there is none."""
+        self.gearsCtx.accumulate(_count)
+        self.gearsCtx.collect()
+        self.gearsCtx.accumulate(_add_counts)
+        return self
+
+    def countby(self, extractor=lambda x: x):
+        """The number of records by key."""
+        return self.aggregateby(extractor, 0, _count_one, lambda k, a, r: r + a)
+
+    def avg(self, extractor=lambda x: float(x)):
+        """The average of what the extractor makes of the records."""
+        self.gearsCtx.map(extractor)
+        self.aggregate(
+            (0, 0),
+            lambda a, r: (a[0] + r, a[1] + 1),
+            lambda a, r: (a[0] + r[0], a[1] + r[1]),
+        )
+        self.gearsCtx.map(lambda x: x[0] / x[1])
+        return self
+
+    def sort(self, reverse=True):
+        """Sorts the records: ascending by default, since flatmap passes a list on from its end."""
+        self.aggregate([], _append, _extend)
+        self.gearsCtx.map(lambda r: sorted(r, reverse=reverse))
+        self.gearsCtx.flatmap(_identity)
+        return self
+
+    def distinct(self):
+        """Every record once. Records must be hashable."""
+        self.aggregate(set(), _add, _union)
+        self.gearsCtx.flatmap(lambda x: list(x))
+        return self
+
+    def run(self, arg=None, convertToStr=True, collect=True, **kargs):
+        """Runs the function once, over the data there is.
+
+        arg: what to read, by reader. convertToStr: results as text. collect: bring the results of
+        all shards to this one.
+        """
+        if convertToStr:
+            self.gearsCtx.map(_to_str)
+        if collect:
+            self.gearsCtx.collect()
+        arg = arg if arg else self.defaultArg
+        if self.realReader == "ShardsIDReader":
+            arg = shardReaderCallback
+        if self.realReader == "KeysOnlyReader":
+            reader = createKeysOnlyReader(arg, **kargs)
+            plain = type(arg) is str and type(kargs.get("count", 1)) is int
+            plain = plain and kargs.get("count", 1) > 0 and not kargs.get("noScan")
+            if plain and kargs.get("patternGenerator") is None:
+                self.gearsCtx._runKeyNames(arg)
+            else:
+                self.gearsCtx.run(reader)
+        else:
+            self.gearsCtx.run(arg, **kargs)
+        return GearsFuture()
+
+    def register(self, prefix="*", convertToStr=True, collect=True, **kargs):
+        """Registers the function to run when something happens."""
+        return self.gearsCtx.register(prefix, **kargs)
+
+
+def _forward(name):
+    def operation(self, *args):
+        getattr(self.gearsCtx, name)(*args)
+        return self
+
+    operation.__name__ = operation.__qualname__ = name
+    operation.__doc__ = getattr(PyFlatExecution, name).__doc__
+    return operation
+
+
+for _name in dir(PyFlatExecution):
+    if not _name.startswith("_") and _name not in GearsBuilder.__dict__:
+        setattr(GearsBuilder, _name, _forward(_name))
+
+GB = GearsBuilder
+
+
+class GearsSession:
+    """Binds a session to the current thread for as long as the block lasts."""
+
+    def __init__(self, s):
+        self.s = s
+
+    def __enter__(self):
+        setGearsSession(self.s)
+
+    def __exit__(self, *exc):
+        setGearsSession(None)
+
+
+def _not_yet(name):
+    def refuse(*args, **kargs):
+        raise redisgears.GearsError(f"{name} is not available yet: it comes with a later version")
+
+    refuse.__name__ = refuse.__qualname__ = name
+    return refuse
+
+
+createFuture = _not_yet("createFuture")
+setFutureResults = _not_yet("setFutureResults")
+setFutureException = _not_yet("setFutureException")
+runCoroutine = _not_yet("runCoroutine")
+
+
+def gearsConfigGet(key, default=None):
+    """The value of a setting, or the default where it has none."""
+    value = configGet(key)
+    return value if value is not None else default
+
+
+def _deprecated(name, new, forward):
+    def call(*args, **kargs):
+        log(f"{name} is deprecated, use {new} instead", level="warning")
+        return forward(*args, **kargs)
+
+    call.__name__ = call.__qualname__ = name
+    return call
+
+
+Log = _deprecated("Log", "log", log)
+ConfigGet = _deprecated("ConfigGet", "configGet", configGet)
+GearsConfigGet = _deprecated("GearsConfigGet", "gearsConfigGet", gearsConfigGet)

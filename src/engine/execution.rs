@@ -1,0 +1,463 @@
+//! An execution: one run of a plan on this shard, as a state machine.
+//!
+//! It holds a worker only while there is something to do. When its reader has nothing yet it is
+//! parked and put back on the pool when a chunk comes.
+//!
+//! ```text
+//! created -> running (<-> parked) -> done          created -> aborted
+//! ```
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use super::pipeline::Pipeline;
+use super::planner::compile;
+use super::read_ahead::{Fed, Feed};
+use super::{
+    Context, Error, Exchange, ExecutionId, Language, Next, Plan, Pool, ReadAhead, Readers,
+    RecordError, Results, Source, Task,
+};
+
+/// Records a generator yields in one attached section.
+const SECTION: usize = 1000;
+/// A worker leaves an execution that takes longer to the back of the queue.
+const TURN: Duration = Duration::from_millis(500);
+
+/// Where an execution stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// Queued; no worker has seen it.
+    Created,
+    /// At work, or waiting for its reader.
+    Running,
+    /// Ended; results can be read.
+    Done,
+    /// Stopped before it started.
+    Aborted,
+}
+
+impl Status {
+    /// The word in listings.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Done => "done",
+            Self::Aborted => "aborted",
+        }
+    }
+
+    /// Whether results can be read.
+    pub fn is_finished(self) -> bool {
+        matches!(self, Self::Done | Self::Aborted)
+    }
+}
+
+/// What an ended execution leaves.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Final records, encoded.
+    pub results: Results,
+    /// Texts of error records.
+    pub errors: Vec<String>,
+    /// From the first turn to the end.
+    pub total: Duration,
+    /// Of it spent in the reader.
+    pub read: Duration,
+}
+
+impl Outcome {
+    /// Bytes it occupies.
+    pub fn size(&self) -> usize {
+        self.results.size() + self.errors.iter().map(String::len).sum::<usize>()
+    }
+}
+
+/// An execution as a listing shows it.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Where it stands.
+    pub status: Status,
+    /// What it left, once it ended.
+    pub outcome: Option<Arc<Outcome>>,
+}
+
+/// What happened to a request to abort.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Abort {
+    /// It had ended already, or never starts now.
+    Ended,
+    /// It is at work: it was asked to stop, and [`Execution::interrupt`] insists.
+    Running,
+}
+
+/// Called when an execution has ended.
+pub type Listener = Box<dyn FnOnce(&Arc<Outcome>) + Send>;
+
+const IDLE: u8 = 0;
+const QUEUED: u8 = 1;
+const RUNNING: u8 = 2;
+const NOTIFIED: u8 = 3;
+
+/// What executions run on.
+pub struct Machinery {
+    /// Runs them.
+    pub pool: Arc<Pool>,
+    /// Reads for them.
+    pub read_ahead: ReadAhead,
+    /// Opens the server's data.
+    pub readers: Box<dyn Readers>,
+    /// The other shards.
+    pub exchange: Box<dyn Exchange>,
+}
+
+/// One run of a plan. Crosses threads: commands look at it, workers run it, the reader wakes it.
+pub struct Execution<L: Language> {
+    /// Its name.
+    pub id: ExecutionId,
+    /// What it runs.
+    pub plan: Arc<Plan<L>>,
+    /// Whether a registration started it.
+    pub registered: bool,
+    machinery: Arc<Machinery>,
+    schedule: AtomicU8,
+    abort: AtomicBool,
+    shared: Mutex<Shared<L>>,
+    this: Weak<Self>,
+}
+
+struct Shared<L: Language> {
+    status: Status,
+    /// Here while no worker has it.
+    work: Option<Box<Work<L>>>,
+    outcome: Option<Arc<Outcome>>,
+    listeners: Vec<Listener>,
+}
+
+struct Work<L: Language> {
+    pipeline: Pipeline<L>,
+    input: Input<L>,
+    begun: Instant,
+    read: Duration,
+}
+
+enum Input<L: Language> {
+    Closed(Box<dyn FnOnce(&Execution<L>) -> Input<L> + Send>),
+    Feed(Arc<Feed>),
+    Generator(L::Generator),
+    Ended,
+}
+
+enum Turn {
+    More,
+    Wait,
+    End,
+}
+
+impl<L: Language> Execution<L> {
+    /// An execution that has not started. `max_size` bounds the bytes of its results.
+    pub(super) fn new(
+        id: ExecutionId,
+        plan: Arc<Plan<L>>,
+        source: Source<L>,
+        machinery: Arc<Machinery>,
+        max_size: usize,
+    ) -> Arc<Self> {
+        let (need, stages) = compile(&plan, &*machinery.exchange);
+        let input = match source {
+            Source::Generator(generator) => Input::Generator(generator),
+            Source::Server(spec) => Input::Closed(Box::new(move |execution| {
+                let reader = execution.machinery.readers.open(&spec, need);
+                let this = execution.this.clone();
+                let wake = Box::new(move || {
+                    if let Some(execution) = this.upgrade() {
+                        execution.notify();
+                    }
+                });
+                Input::Feed(execution.machinery.read_ahead.open(reader, wake))
+            })),
+        };
+        let work = Work {
+            pipeline: Pipeline::new(stages, max_size),
+            input,
+            begun: Instant::now(),
+            read: Duration::ZERO,
+        };
+        Arc::new_cyclic(|this| Self {
+            id,
+            plan,
+            registered: false,
+            machinery,
+            schedule: AtomicU8::new(IDLE),
+            abort: AtomicBool::new(false),
+            shared: Mutex::new(Shared {
+                status: Status::Created,
+                work: Some(Box::new(work)),
+                outcome: None,
+                listeners: Vec::new(),
+            }),
+            this: this.clone(),
+        })
+    }
+
+    fn shared(&self) -> MutexGuard<'_, Shared<L>> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Queues it.
+    pub fn start(&self) {
+        self.notify();
+    }
+
+    /// Where it stands, and what it left.
+    pub fn snapshot(&self) -> Snapshot {
+        let shared = self.shared();
+        Snapshot {
+            status: shared.status,
+            outcome: shared.outcome.clone(),
+        }
+    }
+
+    /// What it left.
+    pub fn outcome(&self) -> Result<Arc<Outcome>, Error> {
+        self.shared().outcome.clone().ok_or(Error::StillRunning)
+    }
+
+    /// Calls `listener` when it has ended, at once if it has.
+    pub fn when_done(&self, listener: Listener) {
+        let outcome = {
+            let mut shared = self.shared();
+            match &shared.outcome {
+                Some(outcome) => outcome.clone(),
+                None => return shared.listeners.push(listener),
+            }
+        };
+        listener(&outcome);
+    }
+
+    /// Asks it to stop.
+    pub fn abort(&self) -> Abort {
+        let mut shared = self.shared();
+        match shared.status {
+            Status::Done | Status::Aborted => Abort::Ended,
+            Status::Created => {
+                let work = shared.work.take();
+                drop(shared);
+                self.finish(Status::Aborted, Outcome::default());
+                self.discard(work);
+                Abort::Ended
+            }
+            Status::Running => {
+                drop(shared);
+                self.abort.store(true, Ordering::SeqCst);
+                self.notify();
+                Abort::Running
+            }
+        }
+    }
+
+    /// Interrupts the callback that an aborted execution is in. Waits for the interpreter.
+    pub fn interrupt(&self) {
+        self.plan.context.interrupt(self.id.number);
+    }
+
+    /// Puts it on the pool unless it is there already.
+    fn notify(&self) {
+        let changed = self
+            .schedule
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |was| match was {
+                IDLE => Some(QUEUED),
+                RUNNING => Some(NOTIFIED),
+                _ => None,
+            });
+        if changed == Ok(IDLE) {
+            self.enqueue();
+        }
+    }
+
+    fn enqueue(&self) {
+        let Some(this) = self.this.upgrade() else {
+            return;
+        };
+        if self.machinery.pool.submit(this).is_err() {
+            self.schedule.store(IDLE, Ordering::Release);
+        }
+    }
+
+    fn turn(&self, work: &mut Work<L>) -> Turn {
+        if self.abort.load(Ordering::Relaxed) && work.pipeline.wants_more() {
+            work.pipeline.fail(RecordError {
+                text: "gears.forcestopped: the execution was aborted".into(),
+                stopped: true,
+            });
+        }
+        if !work.pipeline.wants_more() {
+            self.end_input(work);
+        }
+        match std::mem::replace(&mut work.input, Input::Ended) {
+            Input::Closed(open) => {
+                work.input = open(self);
+                Turn::More
+            }
+            Input::Feed(feed) => {
+                let fed = feed.take();
+                work.read = feed.spent();
+                match fed {
+                    Fed::Chunk(chunk) => {
+                        work.input = Input::Feed(feed);
+                        self.feed(&mut work.pipeline, chunk);
+                        Turn::More
+                    }
+                    Fed::End(end) => {
+                        if let Err(error) = end {
+                            work.pipeline.fail(error);
+                        }
+                        Turn::More
+                    }
+                    Fed::Later => {
+                        work.input = Input::Feed(feed);
+                        Turn::Wait
+                    }
+                }
+            }
+            Input::Generator(generator) => {
+                work.input = self.generate(&mut work.pipeline, generator);
+                Turn::More
+            }
+            Input::Ended => self.flush(&mut work.pipeline),
+        }
+    }
+
+    fn end_input(&self, work: &mut Work<L>) {
+        match std::mem::replace(&mut work.input, Input::Ended) {
+            Input::Feed(feed) => {
+                feed.cancel();
+                work.read = feed.spent();
+            }
+            Input::Generator(generator) => self.attach(|_| drop(generator)),
+            Input::Closed(_) | Input::Ended => {}
+        }
+    }
+
+    fn attach<R>(&self, body: impl for<'a> FnOnce(L::Scope<'a>) -> R) -> R {
+        L::attach(&self.plan.context, self.id.number, body)
+    }
+
+    fn feed(&self, pipeline: &mut Pipeline<L>, chunk: super::Chunk) {
+        if chunk.is_counted() {
+            pipeline.feed_counted(chunk.len() as u64);
+        } else {
+            self.attach(|s| pipeline.feed(s, &chunk));
+        }
+    }
+
+    fn generate(&self, pipeline: &mut Pipeline<L>, mut generator: L::Generator) -> Input<L> {
+        self.attach(|s| {
+            for _ in 0..SECTION {
+                if !pipeline.wants_more() || self.abort.load(Ordering::Relaxed) {
+                    break;
+                }
+                match L::generate(s, &mut generator) {
+                    Next::Record(record) => pipeline.feed_object(s, record),
+                    Next::Failed(error) => {
+                        pipeline.fail(error);
+                        return Input::Ended;
+                    }
+                    Next::End => return Input::Ended,
+                }
+            }
+            Input::Generator(generator)
+        })
+    }
+
+    fn flush(&self, pipeline: &mut Pipeline<L>) -> Turn {
+        if pipeline.is_empty() {
+            return Turn::End;
+        }
+        let more = self.attach(|s| pipeline.flush(s));
+        if more { Turn::More } else { Turn::End }
+    }
+
+    /// Drops what may hold values of the language while attached.
+    fn discard(&self, work: Option<Box<Work<L>>>) {
+        if work.is_some() {
+            self.attach(|_| drop(work));
+        }
+    }
+
+    fn end(&self, mut work: Box<Work<L>>) {
+        let outcome = Outcome {
+            results: std::mem::take(&mut work.pipeline.results),
+            errors: std::mem::take(&mut work.pipeline.errors),
+            total: work.begun.elapsed(),
+            read: work.read,
+        };
+        // Values first: who waits for the end may look at memory.
+        if !work.pipeline.is_empty() {
+            self.discard(Some(work));
+        }
+        self.finish(Status::Done, outcome);
+    }
+
+    fn finish(&self, status: Status, outcome: Outcome) {
+        let outcome = Arc::new(outcome);
+        let listeners = {
+            let mut shared = self.shared();
+            shared.status = status;
+            shared.outcome = Some(outcome.clone());
+            std::mem::take(&mut shared.listeners)
+        };
+        for listener in listeners {
+            listener(&outcome);
+        }
+    }
+
+    fn run_turns(&self, work: &mut Work<L>) -> Turn {
+        let begin = Instant::now();
+        loop {
+            match self.turn(work) {
+                Turn::More if begin.elapsed() < TURN => {}
+                turn => return turn,
+            }
+        }
+    }
+}
+
+impl<L: Language> Task for Execution<L> {
+    fn run(self: Arc<Self>) {
+        self.schedule.store(RUNNING, Ordering::Release);
+        let work = {
+            let mut shared = self.shared();
+            let work = shared.work.take();
+            if work.is_some() && shared.status == Status::Created {
+                shared.status = Status::Running;
+            }
+            work
+        };
+        // Gone: it was aborted in the queue.
+        let Some(mut work) = work else { return };
+        let turn = catch_unwind(AssertUnwindSafe(|| self.run_turns(&mut work)));
+        match turn {
+            Ok(Turn::End) => return self.end(work),
+            Err(_) => {
+                let text = "internal error in the execution; the server log has more";
+                work.pipeline.fail(RecordError::new(text));
+                self.end_input(&mut work);
+                return self.end(work);
+            }
+            Ok(Turn::More | Turn::Wait) => self.shared().work = Some(work),
+        }
+        let wait = matches!(turn, Ok(Turn::Wait));
+        let parked = wait
+            && self
+                .schedule
+                .compare_exchange(RUNNING, IDLE, Ordering::AcqRel, Ordering::Acquire)
+                .is_ok();
+        if !parked {
+            self.schedule.store(QUEUED, Ordering::Release);
+            self.enqueue();
+        }
+    }
+}

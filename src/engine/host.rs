@@ -1,0 +1,56 @@
+//! The server, as code that runs for a session may use it.
+
+/// Importance of a line in the server's log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogLevel {
+    /// For developers.
+    Debug,
+    /// Much of little use.
+    Verbose,
+    /// As a rule.
+    Notice,
+    /// Somebody should look.
+    Warning,
+}
+
+/// A reply of the server.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Reply {
+    /// No value.
+    Nil,
+    /// An integer.
+    Integer(i64),
+    /// A bulk or simple string.
+    Bytes(Vec<u8>),
+    /// An error inside an array.
+    Error(Vec<u8>),
+    /// An array.
+    Array(Vec<Reply>),
+}
+
+/// Runs commands on the server.
+pub trait Host: Send + Sync {
+    /// Runs a command as `user`, under the server lock, replicated. Waits for the lock unless this
+    /// thread holds it. The error is the text that the server gives.
+    fn call(&self, user: &str, command: &[Vec<u8>]) -> Result<Reply, String>;
+    /// Takes the server lock for several commands. `false` if this thread holds it already.
+    fn enter_atomic(&self) -> bool;
+    /// Gives it back. `false` if this thread does not hold it.
+    fn leave_atomic(&self) -> bool;
+    /// Whether this thread holds it.
+    fn in_atomic(&self) -> bool;
+}
+
+/// What else code may ask of the server, without its lock.
+pub trait Environment: Send + Sync {
+    /// Writes a line to the server's log.
+    fn log(&self, level: LogLevel, message: &str);
+    /// A setting that the module does not know itself, or that was given explicitly.
+    fn extra_setting(&self, name: &str) -> Option<String>;
+    /// Whether errors carry a traceback.
+    fn tracebacks(&self) -> bool;
+    /// A short text that, in braces, hashes to this shard.
+    fn hash_tag(&self) -> String;
+    /// The id of this shard in its cluster.
+    fn shard_id(&self) -> Option<String>;
+}

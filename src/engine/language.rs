@@ -1,0 +1,163 @@
+//! The language that callbacks are written in, as the engine sees it.
+//!
+//! The engine is generic over it instead of using trait objects: a record is handed from step to
+//! step a million times a second, and a boxed value per record would cost more than the steps.
+
+use super::{Native, RecordError, Results};
+
+/// What the engine may know of a callback besides calling it. Results are the same without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Hint {
+    /// Nothing.
+    #[default]
+    None,
+    /// As accumulator: it counts records and never looks at them.
+    Counts,
+}
+
+/// A callable.
+pub trait Function: Send + Sync + 'static {
+    /// What is known of it.
+    fn hint(&self) -> Hint;
+    /// How listings show it, such as `<function <lambda> at 0x7f...>`.
+    fn describe(&self) -> &str;
+}
+
+/// Whom code runs for: a session. Crosses threads: workers run in it, commands interrupt it.
+pub trait Context: Send + Sync + 'static {
+    /// Asks the code that runs for `ticket`, if any, to stop. Asked again until it does.
+    fn interrupt(&self, ticket: u64);
+}
+
+/// One record or several.
+pub enum Many<O, I> {
+    /// Passed on as it is.
+    One(O),
+    /// Passed on one by one.
+    Several(I),
+}
+
+/// What a generator has next.
+pub enum Next<O> {
+    /// A record.
+    Record(O),
+    /// It failed, and ends.
+    Failed(RecordError),
+    /// Nothing.
+    End,
+}
+
+/// The types of a language, and how to enter it.
+pub trait Language: Calls + Groups {
+    /// Whom code runs for.
+    type Context: Context;
+    /// A reader that is written in the language.
+    type Generator: Send + 'static;
+
+    /// Runs `body` attached to the interpreter, on behalf of `context`. `ticket` names the section
+    /// for [`Context::interrupt`]. Never waits for the server lock.
+    fn attach<R>(
+        context: &Self::Context,
+        ticket: u64,
+        body: impl for<'a> FnOnce(Self::Scope<'a>) -> R,
+    ) -> R;
+
+    /// The next record of a generator.
+    fn generate(s: Self::Scope<'_>, generator: &mut Self::Generator) -> Next<Self::Object>;
+}
+
+/// Values and what the engine does with them.
+pub trait Values: Sized + Send + Sync + 'static {
+    /// Proof of being attached.
+    type Scope<'a>: Copy;
+    /// A value.
+    type Object: Send + 'static;
+
+    /// A record of the server as a value.
+    fn object(s: Self::Scope<'_>, record: &Native<'_>) -> Result<Self::Object, RecordError>;
+    /// A number.
+    fn number(s: Self::Scope<'_>, number: u64) -> Self::Object;
+    /// The record `{'key': key, 'value': value}`.
+    fn pair(
+        s: Self::Scope<'_>,
+        key: Self::Object,
+        value: Self::Object,
+    ) -> Result<Self::Object, RecordError>;
+    /// Encodes a final record for the reply.
+    fn emit(
+        s: Self::Scope<'_>,
+        record: Self::Object,
+        results: &mut Results,
+    ) -> Result<(), RecordError>;
+}
+
+/// Calling callbacks.
+pub trait Calls: Values {
+    /// A callable.
+    type Function: Function;
+    /// Several records, to be passed on in this order.
+    type Several: Iterator<Item = Self::Object>;
+
+    /// `f(x)`
+    fn map(
+        s: Self::Scope<'_>,
+        f: &Self::Function,
+        x: Self::Object,
+    ) -> Result<Self::Object, RecordError>;
+    /// Whether `f(x)` is true.
+    fn test(s: Self::Scope<'_>, f: &Self::Function, x: &Self::Object) -> Result<bool, RecordError>;
+    /// `f(x)` for what it does.
+    fn visit(s: Self::Scope<'_>, f: &Self::Function, x: &Self::Object) -> Result<(), RecordError>;
+    /// `f(x)`, expanded.
+    fn expand(
+        s: Self::Scope<'_>,
+        f: &Self::Function,
+        x: Self::Object,
+    ) -> Result<Many<Self::Object, Self::Several>, RecordError>;
+    /// `f(accumulator, x)`; there is no accumulator on the first call.
+    fn accumulate(
+        s: Self::Scope<'_>,
+        f: &Self::Function,
+        accumulator: Option<Self::Object>,
+        x: Self::Object,
+    ) -> Result<Self::Object, RecordError>;
+    /// The key that `f(x)` names, normalised to text.
+    fn key(
+        s: Self::Scope<'_>,
+        f: &Self::Function,
+        x: &Self::Object,
+    ) -> Result<Self::Object, RecordError>;
+}
+
+/// Records and accumulators by key.
+pub trait Groups: Calls {
+    /// Keys with their accumulators, or with the list of their records.
+    type Groups: Send + 'static;
+
+    /// No key yet.
+    fn groups(s: Self::Scope<'_>) -> Self::Groups;
+    /// `accumulator[key] = f(key, accumulator[key], x)`; a failure forgets the accumulator.
+    fn fold(
+        s: Self::Scope<'_>,
+        groups: &mut Self::Groups,
+        f: &Self::Function,
+        key: Self::Object,
+        x: Self::Object,
+    ) -> Result<(), RecordError>;
+    /// Adds a record to the list of its key.
+    fn gather(
+        s: Self::Scope<'_>,
+        groups: &mut Self::Groups,
+        key: Self::Object,
+        x: Self::Object,
+    ) -> Result<(), RecordError>;
+    /// `f(key, records)`
+    fn reduce(
+        s: Self::Scope<'_>,
+        f: &Self::Function,
+        key: &Self::Object,
+        records: Self::Object,
+    ) -> Result<Self::Object, RecordError>;
+    /// Keys and what they hold, in the order in which the keys were first seen.
+    fn drain(s: Self::Scope<'_>, groups: Self::Groups) -> Vec<(Self::Object, Self::Object)>;
+}

@@ -1,0 +1,38 @@
+//! The pure core: records, plans, executions, the pool that runs them and the registry that keeps
+//! them. It knows no server, no language and no socket; it asks for them through small traits:
+//! [`Language`] (callbacks and their values), [`Reader`] and [`Readers`] (records from outside) and
+//! [`Exchange`] (the other shards).
+
+#![forbid(unsafe_code)]
+
+mod error;
+mod exchange;
+mod execution;
+pub mod glob;
+mod host;
+mod id;
+mod language;
+mod pipeline;
+mod plan;
+mod planner;
+mod pool;
+mod read_ahead;
+mod reader;
+mod record;
+mod registry;
+mod results;
+
+pub use error::{Error, RecordError};
+pub use exchange::{Alone, Exchange};
+pub use execution::{Abort, Execution, Listener, Machinery, Outcome, Snapshot, Status};
+pub use host::{Environment, Host, LogLevel, Reply};
+pub use id::{ExecutionId, ShardId};
+pub use language::{Calls, Context, Function, Groups, Hint, Language, Many, Next, Values};
+pub use plan::{Plan, PlanBuilder, Step, StepInfo};
+pub use planner::Need;
+pub use pool::{Pool, Task};
+pub use read_ahead::ReadAhead;
+pub use reader::{KeysRange, Reader, ReaderSpec, Readers, Source};
+pub use record::{Chunk, Entries, Items, KeyBody, KeyType, Native, Pairs, Value};
+pub use registry::{Limits, Registry};
+pub use results::{Item, MAX_DEPTH, Results, ResultsTooDeep};

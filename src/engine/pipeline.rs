@@ -1,0 +1,307 @@
+//! A plan at work: records pushed through its stages, one by one and depth first.
+//!
+//! Every record goes as far as it can before the next one starts, as in RedisGears 1.x, where the
+//! last step pulled: side effects of callbacks keep that order, an error stops the reading after
+//! the very record that failed, and `limit` reads one record more than it passes on.
+
+use std::sync::Arc;
+
+use super::{Calls, Chunk, Language, Many, Native, RecordError, Results};
+
+/// A step with what it holds while it runs.
+pub(super) enum Stage<L: Language> {
+    /// A record of the server becomes a value; a value passes.
+    Open,
+    /// Passes.
+    Pass,
+    Map(Arc<L::Function>),
+    Filter(Arc<L::Function>),
+    FlatMap(Arc<L::Function>),
+    ForEach(Arc<L::Function>),
+    Accumulate(Arc<L::Function>, Option<L::Object>),
+    /// An accumulate that counts.
+    Count(u64),
+    AccumulateByKey {
+        extract: Arc<L::Function>,
+        f: Arc<L::Function>,
+        groups: Option<L::Groups>,
+    },
+    Group {
+        extract: Arc<L::Function>,
+        f: Arc<L::Function>,
+        groups: Option<L::Groups>,
+    },
+    /// Asks for the key and passes.
+    Key(Arc<L::Function>),
+    Limit {
+        skip: u64,
+        take: u64,
+        seen: u64,
+    },
+}
+
+/// A record on its way.
+enum Moving<'a, L: Language> {
+    Native(&'a Native<'a>),
+    Object(L::Object),
+}
+
+/// The stages of one execution with its results so far.
+pub(super) struct Pipeline<L: Language> {
+    stages: Vec<Stage<L>>,
+    /// Stages before this one take nothing more: a limit behind them is full.
+    closed: usize,
+    failed: bool,
+    /// The stage that is flushed next.
+    flushing: usize,
+    pub(super) results: Results,
+    pub(super) errors: Vec<String>,
+    errors_size: usize,
+    max_size: usize,
+    pub(super) stopped: bool,
+}
+
+impl<L: Language> Pipeline<L> {
+    pub(super) fn new(stages: Vec<Stage<L>>, max_size: usize) -> Self {
+        Self {
+            stages,
+            closed: 0,
+            failed: false,
+            flushing: 0,
+            results: Results::default(),
+            errors: Vec::new(),
+            errors_size: 0,
+            max_size,
+            stopped: false,
+        }
+    }
+
+    /// Whether the reader may go on.
+    pub(super) fn wants_more(&self) -> bool {
+        !self.failed && self.closed == 0
+    }
+
+    /// An error record, which goes straight to the end and stops the reader.
+    pub(super) fn fail(&mut self, error: RecordError) {
+        self.failed = true;
+        self.stopped |= error.stopped;
+        self.errors_size += error.text.len();
+        self.errors.push(error.text);
+    }
+
+    /// Counts a chunk of which only the number is known. Needs no interpreter.
+    pub(super) fn feed_counted(&mut self, mut records: u64) {
+        for (at, stage) in self.stages.iter_mut().enumerate() {
+            match stage {
+                Stage::Limit { skip, take, seen } => {
+                    let (from, to) = (*seen, seen.saturating_add(records));
+                    let end = skip.saturating_add(*take);
+                    records = to.min(end).saturating_sub(from.max(*skip));
+                    *seen = to;
+                    if to > end {
+                        self.closed = at + 1;
+                    }
+                }
+                Stage::Count(count) => {
+                    *count += records;
+                    return;
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Pushes the records of a chunk for as long as they are wanted.
+    pub(super) fn feed(&mut self, s: L::Scope<'_>, chunk: &Chunk) {
+        for record in chunk.records() {
+            if !self.wants_more() {
+                return;
+            }
+            self.push(s, 0, Moving::Native(&record));
+        }
+    }
+
+    /// Pushes a record of a generator.
+    pub(super) fn feed_object(&mut self, s: L::Scope<'_>, record: L::Object) {
+        self.push(s, 0, Moving::Object(record));
+    }
+
+    fn push(&mut self, s: L::Scope<'_>, from: usize, record: Moving<'_, L>) {
+        if let Err(error) = self.pass(s, from, record) {
+            self.fail(error);
+        }
+    }
+
+    fn pass(
+        &mut self,
+        s: L::Scope<'_>,
+        mut at: usize,
+        mut record: Moving<'_, L>,
+    ) -> Result<(), RecordError> {
+        loop {
+            let Some(stage) = self.stages.get_mut(at) else {
+                return self.emit(s, record);
+            };
+            record = match stage {
+                Stage::Pass => record,
+                Stage::Open => Moving::Object(open::<L>(s, record)?),
+                Stage::Map(f) => Moving::Object(L::map(s, f, open::<L>(s, record)?)?),
+                Stage::Filter(f) => {
+                    let record = open::<L>(s, record)?;
+                    if !L::test(s, f, &record)? {
+                        return Ok(());
+                    }
+                    Moving::Object(record)
+                }
+                Stage::ForEach(f) => {
+                    let record = open::<L>(s, record)?;
+                    L::visit(s, f, &record)?;
+                    Moving::Object(record)
+                }
+                Stage::Key(f) => {
+                    let record = open::<L>(s, record)?;
+                    L::key(s, f, &record)?;
+                    Moving::Object(record)
+                }
+                Stage::FlatMap(f) => match L::expand(s, f, open::<L>(s, record)?)? {
+                    Many::One(one) => Moving::Object(one),
+                    Many::Several(several) => {
+                        self.push_several(s, at + 1, several);
+                        return Ok(());
+                    }
+                },
+                Stage::Limit { skip, take, seen } => {
+                    let index = *seen;
+                    *seen += 1;
+                    if index >= skip.saturating_add(*take) {
+                        self.closed = self.closed.max(at + 1);
+                        return Ok(());
+                    }
+                    if index < *skip {
+                        return Ok(());
+                    }
+                    record
+                }
+                Stage::Count(count) => {
+                    *count += 1;
+                    return Ok(());
+                }
+                Stage::Accumulate(f, accumulator) => {
+                    let before = accumulator.take();
+                    *accumulator = Some(L::accumulate(s, f, before, open::<L>(s, record)?)?);
+                    return Ok(());
+                }
+                Stage::AccumulateByKey { extract, f, groups } => {
+                    let record = open::<L>(s, record)?;
+                    let key = L::key(s, extract, &record)?;
+                    let groups = groups.get_or_insert_with(|| L::groups(s));
+                    return L::fold(s, groups, f, key, record);
+                }
+                Stage::Group {
+                    extract, groups, ..
+                } => {
+                    let record = open::<L>(s, record)?;
+                    let key = L::key(s, extract, &record)?;
+                    let groups = groups.get_or_insert_with(|| L::groups(s));
+                    return L::gather(s, groups, key, record);
+                }
+            };
+            at += 1;
+        }
+    }
+
+    fn push_several(&mut self, s: L::Scope<'_>, at: usize, several: <L as Calls>::Several) {
+        for record in several {
+            self.push(s, at, Moving::Object(record));
+            // A limit that is full asks no step before it again. An error stops the reader only:
+            // what is inside the plan already completes.
+            if self.closed >= at {
+                return;
+            }
+        }
+    }
+
+    fn emit(&mut self, s: L::Scope<'_>, record: Moving<'_, L>) -> Result<(), RecordError> {
+        let record = open::<L>(s, record)?;
+        if self.results.size() + self.errors_size > self.max_size {
+            self.closed = self.stages.len();
+            return Err(RecordError::new(format!(
+                "results take more than {} bytes: the execution was stopped. Return less, or \
+                 raise the setting MaxResultsMemory",
+                self.max_size
+            )));
+        }
+        L::emit(s, record, &mut self.results)
+    }
+
+    /// Flushes what the stages hold, a stage a call; `false` when none is left.
+    pub(super) fn flush(&mut self, s: L::Scope<'_>) -> bool {
+        let at = self.flushing.max(self.closed);
+        self.flushing = at + 1;
+        let Some(stage) = self.stages.get_mut(at) else {
+            return false;
+        };
+        match stage {
+            Stage::Accumulate(_, accumulator) => {
+                if let Some(value) = accumulator.take() {
+                    self.push(s, at + 1, Moving::Object(value));
+                }
+            }
+            Stage::Count(count) if *count > 0 => {
+                let number = L::number(s, std::mem::take(count));
+                self.push(s, at + 1, Moving::Object(number));
+            }
+            Stage::AccumulateByKey { groups, .. } => {
+                let drained = groups
+                    .take()
+                    .map(|groups| L::drain(s, groups))
+                    .unwrap_or_default();
+                for (key, value) in drained {
+                    if self.closed > at {
+                        break;
+                    }
+                    match L::pair(s, key, value) {
+                        Ok(pair) => self.push(s, at + 1, Moving::Object(pair)),
+                        Err(error) => self.fail(error),
+                    }
+                }
+            }
+            Stage::Group { f, groups, .. } => {
+                let f = f.clone();
+                let drained = groups
+                    .take()
+                    .map(|groups| L::drain(s, groups))
+                    .unwrap_or_default();
+                for (key, records) in drained.into_iter().rev() {
+                    if self.closed > at {
+                        break;
+                    }
+                    let reduced = L::reduce(s, &f, &key, records);
+                    match reduced.and_then(|value| L::pair(s, key, value)) {
+                        Ok(pair) => self.push(s, at + 1, Moving::Object(pair)),
+                        Err(error) => self.fail(error),
+                    }
+                }
+            }
+            _ => {}
+        }
+        true
+    }
+
+    /// Whether flushing needs the interpreter: something is held, or was never opened.
+    pub(super) fn is_empty(&self) -> bool {
+        self.stages.iter().all(|stage| match stage {
+            Stage::Accumulate(_, held) => held.is_none(),
+            Stage::Count(count) => *count == 0,
+            Stage::AccumulateByKey { groups, .. } | Stage::Group { groups, .. } => groups.is_none(),
+            _ => true,
+        })
+    }
+}
+
+fn open<L: Language>(s: L::Scope<'_>, record: Moving<'_, L>) -> Result<L::Object, RecordError> {
+    match record {
+        Moving::Object(object) => Ok(object),
+        Moving::Native(native) => L::object(s, native),
+    }
+}

@@ -1,0 +1,81 @@
+//! From a plan to what runs: the one place that knows what a step can do without.
+//!
+//! Results are the same as if every step ran as written, order and quirks included; the tests
+//! compare both.
+
+use super::pipeline::Stage;
+use super::{Exchange, Function, Hint, Language, Plan, Step};
+
+/// How much of its records a plan looks at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// Only how many there are.
+    Number,
+    /// All of them.
+    Records,
+}
+
+/// The stages of a plan on this shard, and what its reader must supply.
+pub(super) fn compile<L: Language>(
+    plan: &Plan<L>,
+    exchange: &dyn Exchange,
+) -> (Need, Vec<Stage<L>>) {
+    let mut stages = Vec::new();
+    for step in &plan.steps {
+        match step {
+            Step::Open => stages.push(Stage::Open),
+            Step::Map(f) => stages.push(Stage::Map(f.clone())),
+            Step::Filter(f) => stages.push(Stage::Filter(f.clone())),
+            Step::FlatMap(f) => stages.push(Stage::FlatMap(f.clone())),
+            Step::ForEach(f) => stages.push(Stage::ForEach(f.clone())),
+            Step::Accumulate(f) if f.hint() == Hint::Counts => stages.push(Stage::Count(0)),
+            Step::Accumulate(f) => stages.push(Stage::Accumulate(f.clone(), None)),
+            Step::AccumulateByKey { extract, f, .. } => stages.push(Stage::AccumulateByKey {
+                extract: extract.clone(),
+                f: f.clone(),
+                groups: None,
+            }),
+            Step::Group { extract, f } => stages.push(Stage::Group {
+                extract: extract.clone(),
+                f: f.clone(),
+                groups: None,
+            }),
+            // The key is asked for even where no record moves: a failing extractor must show.
+            Step::Repartition(f) => stages.push(Stage::Key(f.clone())),
+            // Alone, every record is where it belongs already.
+            Step::Collect => debug_assert!(exchange.is_alone(), "no exchange to collect over"),
+            Step::Limit { skip, take } => {
+                stages.push(Stage::Limit {
+                    skip: *skip,
+                    take: *take,
+                    seen: 0,
+                });
+            }
+        }
+    }
+    late_open(&mut stages);
+    (need(&stages), stages)
+}
+
+/// Makes values only of records that get past the limits and are looked at.
+fn late_open<L: Language>(stages: &mut [Stage<L>]) {
+    let mut open = 0;
+    while let Some(Stage::Limit { .. }) = stages.get(open + 1) {
+        stages.swap(open, open + 1);
+        open += 1;
+    }
+    // Counting opens nothing: the stage takes any record.
+    if let (Some(Stage::Open), Some(Stage::Count(_))) = (stages.get(open), stages.get(open + 1)) {
+        stages[open] = Stage::Pass;
+    }
+}
+
+fn need<L: Language>(stages: &[Stage<L>]) -> Need {
+    let first = stages
+        .iter()
+        .find(|stage| !matches!(stage, Stage::Limit { .. } | Stage::Pass));
+    match first {
+        Some(Stage::Count(_)) => Need::Number,
+        _ => Need::Records,
+    }
+}

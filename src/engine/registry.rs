@@ -1,0 +1,211 @@
+//! All executions of this shard: their ids, how many are kept, and for how many bytes.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use super::execution::Machinery;
+use super::{Error, Execution, ExecutionId, Language, Outcome, Plan, ShardId, Source};
+
+/// What bounds the executions that are kept. Changed while the server runs.
+#[derive(Debug)]
+pub struct Limits {
+    /// Executions that are kept; none or fewer: no bound.
+    pub executions: AtomicI64,
+    /// Bytes that the results of one execution, and all kept ones together, may occupy.
+    pub result_bytes: AtomicUsize,
+}
+
+/// Executions by id.
+pub struct Registry<L: Language> {
+    shard: ShardId,
+    limits: Arc<Limits>,
+    machinery: Arc<Machinery>,
+    kept: Mutex<Kept<L>>,
+    this: Weak<Self>,
+}
+
+struct Kept<L: Language> {
+    next: u64,
+    all: HashMap<u64, Entry<L>>,
+    /// Those that may be forgotten, oldest first.
+    order: VecDeque<u64>,
+    bytes: usize,
+}
+
+struct Entry<L: Language> {
+    execution: Arc<Execution<L>>,
+    /// Leaves when it ends.
+    passing: bool,
+    bytes: usize,
+}
+
+impl<L: Language> Registry<L> {
+    /// No execution yet.
+    pub fn new(shard: ShardId, limits: Arc<Limits>, machinery: Arc<Machinery>) -> Arc<Self> {
+        Arc::new_cyclic(|this| Self {
+            shard,
+            limits,
+            machinery,
+            kept: Mutex::new(Kept {
+                next: 0,
+                all: HashMap::new(),
+                order: VecDeque::new(),
+                bytes: 0,
+            }),
+            this: this.clone(),
+        })
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept<L>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes an execution, not started yet. The oldest ones over the limit go.
+    pub fn create(&self, plan: Plan<L>, source: Source<L>) -> Arc<Execution<L>> {
+        let limit = self.limits.executions.load(Ordering::Relaxed);
+        let max_size = self.limits.result_bytes.load(Ordering::Relaxed);
+        let mut gone = Vec::new();
+        let mut kept = self.kept();
+        let number = kept.next;
+        kept.next += 1;
+        let id = ExecutionId {
+            shard: self.shard,
+            number,
+        };
+        let execution =
+            Execution::new(id, Arc::new(plan), source, self.machinery.clone(), max_size);
+        let entry = Entry {
+            execution: execution.clone(),
+            passing: false,
+            bytes: 0,
+        };
+        kept.all.insert(number, entry);
+        kept.order.push_back(number);
+        while limit > 0 && kept.order.len() as i64 > limit {
+            let Some(oldest) = kept.order.pop_front() else {
+                break;
+            };
+            gone.extend(kept.forget(oldest));
+        }
+        drop(kept);
+        // Their results are freed outside the lock.
+        drop(gone);
+        execution
+    }
+
+    /// The execution of this id, as text.
+    pub fn find(&self, id: &[u8]) -> Result<Arc<Execution<L>>, Error> {
+        let id = ExecutionId::parse(id).filter(|id| id.shard == self.shard);
+        let kept = self.kept();
+        let entry = id.and_then(|id| kept.all.get(&id.number));
+        entry
+            .map(|entry| entry.execution.clone())
+            .ok_or(Error::NoSuchExecution)
+    }
+
+    /// All executions.
+    pub fn list(&self) -> Vec<Arc<Execution<L>>> {
+        let kept = self.kept();
+        let mut all: Vec<_> = kept
+            .all
+            .values()
+            .map(|entry| entry.execution.clone())
+            .collect();
+        drop(kept);
+        all.sort_by_key(|execution| execution.id.number);
+        all
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.kept().all.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Starts an execution. With `keep` it stays for whoever asks for its results later.
+    pub fn start(&self, execution: &Arc<Execution<L>>, keep: bool) {
+        let number = execution.id.number;
+        if !keep && let Some(entry) = self.kept().all.get_mut(&number) {
+            entry.passing = true;
+        }
+        let this = self.this.clone();
+        execution.when_done(Box::new(move |outcome| {
+            if let Some(registry) = this.upgrade() {
+                registry.ended(number, outcome);
+            }
+        }));
+        execution.start();
+    }
+
+    /// Forgets an execution that never started.
+    pub fn discard(&self, execution: &Execution<L>) {
+        execution.abort();
+        let gone = self.kept().remove(execution.id.number);
+        drop(gone);
+    }
+
+    /// Drops an execution that has ended.
+    pub fn drop_finished(&self, id: &[u8]) -> Result<(), Error> {
+        let execution = self.find(id)?;
+        if !execution.snapshot().status.is_finished() {
+            return Err(Error::NotFinished);
+        }
+        let gone = self.kept().remove(execution.id.number);
+        drop(gone);
+        Ok(())
+    }
+
+    fn ended(&self, number: u64, outcome: &Outcome) {
+        let limit = self.limits.result_bytes.load(Ordering::Relaxed);
+        let mut gone = Vec::new();
+        let mut kept = self.kept();
+        match kept.all.get_mut(&number) {
+            Some(entry) if entry.passing => gone.extend(kept.remove(number)),
+            Some(entry) => {
+                entry.bytes = outcome.size();
+                kept.bytes += outcome.size();
+                gone.extend(kept.shrink(limit, number));
+            }
+            None => {}
+        }
+        drop(kept);
+        drop(gone);
+    }
+}
+
+impl<L: Language> Kept<L> {
+    fn remove(&mut self, number: u64) -> Option<Arc<Execution<L>>> {
+        let entry = self.all.remove(&number)?;
+        self.bytes -= entry.bytes;
+        self.order.retain(|&other| other != number);
+        Some(entry.execution)
+    }
+
+    /// Forgets an execution now or, if it has not ended, when it does.
+    fn forget(&mut self, number: u64) -> Option<Arc<Execution<L>>> {
+        let entry = self.all.get_mut(&number)?;
+        if entry.execution.snapshot().status.is_finished() {
+            return self.remove(number);
+        }
+        entry.passing = true;
+        None
+    }
+
+    /// Drops the oldest ended executions until their results fit, but never the newest.
+    fn shrink(&mut self, limit: usize, newest: u64) -> Vec<Arc<Execution<L>>> {
+        let mut gone = Vec::new();
+        while self.bytes > limit {
+            let oldest = self.order.iter().copied().find(|number| {
+                *number != newest && self.all.get(number).is_some_and(|entry| entry.bytes > 0)
+            });
+            let Some(oldest) = oldest else { break };
+            gone.extend(self.remove(oldest));
+        }
+        gone
+    }
+}

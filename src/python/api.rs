@@ -1,0 +1,310 @@
+//! What Python may ask of the server: the modules `redisgears` and `redisAI`.
+
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyString, PyTuple};
+
+use super::builder::{Builder, SessionHandle, gears_ctx};
+use super::error::{FlatError, ForceStopped, GearsError, gears_error, lossy};
+use super::interpreter::world;
+use super::object;
+use super::session::{Current, bind, current, current_session};
+use crate::engine::LogLevel;
+
+/// execute(command, *args): runs a command of the server and returns its reply.
+///
+/// Arguments: bytes and bytearray as they are, anything else as str. Replies: str where it is
+/// UTF-8, else bytearray; int; list; None. An error reply raises GearsError.
+#[pyfunction]
+#[pyo3(signature = (*args), name = "executeCommand")]
+fn execute<'py>(py: Python<'py>, args: &Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyAny>> {
+    let Some(first) = args.iter().next() else {
+        return Ok(pyo3::types::PyList::empty(py).into_any());
+    };
+    if !first.is_instance_of::<PyString>() {
+        return Err(gears_error("the given command must be a string"));
+    }
+    let session = current_session()
+        .ok_or_else(|| gears_error("execute can only be called on registered gears thread"))?;
+    let mut command = Vec::with_capacity(args.len());
+    for arg in args {
+        command.push(object::argument(&arg)?);
+    }
+    let host = &world().host;
+    // A thread never waits for the server lock while attached. One that holds it need not wait.
+    let reply = if host.in_atomic() {
+        host.call(&session.user, &command)
+    } else {
+        py.detach(|| host.call(&session.user, &command))
+    };
+    object::reply(py, reply.map_err(gears_error)?)
+}
+
+/// atomic(): a context manager; the commands in its block run with no other in between.
+#[pyclass(name = "PyAtomic", module = "redisgears", frozen)]
+struct Atomic;
+
+#[pyfunction]
+#[pyo3(name = "atomicCtx")]
+fn atomic() -> Atomic {
+    Atomic
+}
+
+#[pymethods]
+impl Atomic {
+    fn __enter__(this: PyRef<'_, Self>) -> PyResult<PyRef<'_, Self>> {
+        if current_session().is_none() {
+            return Err(gears_error(
+                "atomic can only be used on registered gears thread",
+            ));
+        }
+        let host = &world().host;
+        if host.in_atomic() {
+            return Err(gears_error("Already inside an atomic block"));
+        }
+        this.py().detach(|| host.enter_atomic());
+        Ok(this)
+    }
+
+    #[pyo3(signature = (*_exception))]
+    fn __exit__(&self, _exception: &Bound<'_, PyTuple>) -> PyResult<bool> {
+        if !world().host.leave_atomic() {
+            return Err(gears_error("Not inside an atomic block"));
+        }
+        Ok(false)
+    }
+}
+
+/// isInAtomicBlock(): whether this thread is inside an atomic block.
+#[pyfunction(name = "isInAtomicBlock")]
+fn is_in_atomic_block() -> bool {
+    world().host.in_atomic()
+}
+
+/// isAsyncAllow(): whether this callback may answer later. Asynchronous steps come later.
+#[pyfunction(name = "isAsyncAllow")]
+fn is_async_allow() -> bool {
+    current().is_some_and(|current| current.script.is_none())
+}
+
+/// log(message, level='notice'): writes a line to the server's log.
+#[pyfunction]
+#[pyo3(signature = (*args, level=None))]
+fn log(args: &Bound<'_, PyTuple>, level: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+    let environment = &world().environment;
+    let (message, level) = match args.len() {
+        1 => (args.get_item(0)?, level.cloned()),
+        2 => {
+            let text = "log(level, message) is deprecated, use log(message, level=level)";
+            environment.log(LogLevel::Warning, text);
+            (args.get_item(1)?, Some(args.get_item(0)?))
+        }
+        _ => return Err(gears_error("log function must get a log message as input")),
+    };
+    let message = message
+        .cast_into::<PyString>()
+        .map_err(|_| gears_error("Log message must be a string"))?;
+    let level = match level {
+        None => LogLevel::Notice,
+        Some(level) => {
+            let level = level.cast_into::<PyString>().map_err(|_| {
+                gears_error("Log level must be a sting (debug/verbose/notice/warning)")
+            })?;
+            match lossy(&level).to_lowercase().as_str() {
+                "debug" => LogLevel::Debug,
+                "verbose" => LogLevel::Verbose,
+                "notice" => LogLevel::Notice,
+                "warning" => LogLevel::Warning,
+                _ => {
+                    return Err(gears_error(
+                        "Log level should be one of the following : debug,verbose,notice,warning",
+                    ));
+                }
+            }
+        }
+    };
+    environment.log(level, &format!("GEARS: {}", lossy(&message)));
+    Ok(())
+}
+
+/// configGet(key): a setting of the user's own, as str, or None.
+#[pyfunction]
+#[pyo3(signature = (*args))]
+fn config_get(args: &Bound<'_, PyTuple>) -> PyResult<Option<String>> {
+    if args.len() != 1 {
+        return Err(gears_error(
+            "get_config function must get a single key input",
+        ));
+    }
+    let key = args.get_item(0)?.cast_into::<PyString>();
+    let key = key.map_err(|_| gears_error("get_config key must be a string"))?;
+    Ok(world().environment.extra_setting(&lossy(&key)))
+}
+
+/// hashtag(): a short text that, in braces, hashes to a slot of this shard.
+#[pyfunction(name = "getMyHashTag")]
+fn hash_tag() -> String {
+    world().environment.hash_tag()
+}
+
+/// The id of this shard in its cluster, or None.
+#[pyfunction(name = "_shardId")]
+fn shard_id() -> Option<String> {
+    world().environment.shard_id()
+}
+
+/// flat_error(message): raises an error whose text is the message and nothing else.
+#[pyfunction]
+#[pyo3(signature = (*args), name = "flatError")]
+fn flat_error(args: &Bound<'_, PyTuple>) -> PyResult<()> {
+    if args.len() != 1 {
+        return Err(gears_error("not enough arguments for time flat error"));
+    }
+    Err(FlatError::new_err((args.get_item(0)?.unbind(),)))
+}
+
+/// getGearsSession(): the session of this thread, or None.
+#[pyfunction(name = "getGearsSession")]
+fn get_gears_session() -> Option<SessionHandle> {
+    current_session().map(SessionHandle)
+}
+
+/// setGearsSession(session): binds a session, or None, to this thread.
+#[pyfunction]
+#[pyo3(signature = (*args), name = "setGearsSession")]
+fn set_gears_session(args: &Bound<'_, PyTuple>) -> PyResult<()> {
+    if args.len() != 1 {
+        return Err(gears_error("Wrong number of args given to setGearsSession"));
+    }
+    let session = args.get_item(0)?;
+    if session.is_none() {
+        bind(None);
+        return Ok(());
+    }
+    let Ok(session) = session.cast::<SessionHandle>() else {
+        return Err(gears_error("Given object is not of type GearsSession"));
+    };
+    bind(Some(Current {
+        session: session.get().0.clone(),
+        script: None,
+    }));
+    Ok(())
+}
+
+/// registerGearsThread(): once on a thread of the user's own, before it uses a session.
+#[pyfunction(name = "registerGearsThread")]
+fn register_gears_thread() {}
+
+/// A name whose feature comes with a later version.
+macro_rules! not_yet {
+    ($($function:ident $name:literal),* $(,)?) => {$(
+        #[doc = concat!($name, ": comes with a later version.")]
+        #[pyfunction]
+        #[pyo3(signature = (*_args, **_kargs), name = $name)]
+        fn $function(
+            _args: &Bound<'_, PyTuple>,
+            _kargs: Option<&Bound<'_, PyDict>>,
+        ) -> PyResult<()> {
+            Err(gears_error(concat!($name, " is not available yet: it comes with a later version")))
+        }
+    )*};
+}
+
+not_yet! {
+    gears_future "gearsFutureCtx",
+    register_time_event "registerTimeEvent",
+    call_next "callNext",
+    get_command "getCommand",
+    override_reply "overrideReply",
+}
+
+/// A place where text that a script prints goes: the server's log, line by line.
+#[pyclass(name = "LogStream", module = "redisgears")]
+pub(super) struct LogStream {
+    level: LogLevel,
+    line: String,
+}
+
+impl LogStream {
+    pub(super) fn new(level: LogLevel) -> Self {
+        Self {
+            level,
+            line: String::new(),
+        }
+    }
+}
+
+/// A line longer than this is written in pieces.
+const LONGEST_LINE: usize = 8 << 10;
+
+#[pymethods]
+impl LogStream {
+    fn write(&mut self, text: &Bound<'_, PyString>) -> PyResult<usize> {
+        self.line.push_str(&lossy(text));
+        while let Some(end) = self.line.find('\n') {
+            let rest = self.line.split_off(end + 1);
+            let line = std::mem::replace(&mut self.line, rest);
+            world().environment.log(self.level, line.trim_end());
+        }
+        if self.line.len() > LONGEST_LINE {
+            self.flush();
+        }
+        text.len()
+    }
+
+    fn flush(&mut self) {
+        let line = std::mem::take(&mut self.line);
+        if !line.is_empty() {
+            world().environment.log(self.level, &line);
+        }
+    }
+
+    fn isatty(&self) -> bool {
+        false
+    }
+
+    #[getter]
+    fn encoding(&self) -> &'static str {
+        "utf-8"
+    }
+}
+
+/// The functions of RedisGears 1.x under the names that packages import.
+#[pymodule]
+pub(super) mod redisgears {
+    #[pymodule_export]
+    use super::{
+        Atomic, Builder, SessionHandle, atomic, call_next, config_get, execute, flat_error,
+        gears_ctx, gears_future, get_command, get_gears_session, hash_tag, is_async_allow,
+        is_in_atomic_block, log, override_reply, register_gears_thread, register_time_event,
+        set_gears_session, shard_id,
+    };
+
+    use super::{FlatError, ForceStopped, GearsError};
+    use pyo3::prelude::*;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        let py = module.py();
+        module.add("GearsError", py.get_type::<GearsError>())?;
+        module.add("GearsForceStopped", py.get_type::<ForceStopped>())?;
+        module.add("GearsFlatError", py.get_type::<FlatError>())
+    }
+}
+
+/// Importable, for scripts that do so without using it.
+#[pymodule(name = "redisAI")]
+pub(super) mod redis_ai {
+    use super::gears_error;
+    use pyo3::prelude::*;
+
+    /// Any name: a function that says that the other module is missing.
+    #[pyfunction]
+    fn __getattr__(name: &str) -> PyResult<Py<PyAny>> {
+        if name.starts_with("__") {
+            return Err(pyo3::exceptions::PyAttributeError::new_err(name.to_owned()));
+        }
+        Err(gears_error(
+            "RedisAI is not loaded, it is not possible to use AI interface.",
+        ))
+    }
+}

@@ -1,0 +1,359 @@
+//! The function builder that Python calls: `PyFlatExecution`, behind every GearsBuilder.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use pyo3::prelude::*;
+use pyo3::types::{PyBool, PyDict, PyFunction, PyInt, PyString, PyTuple};
+
+use super::error::gears_error;
+use super::function::Function;
+use super::interpreter::world;
+use super::language::{Cpython, Generator};
+use super::session::{Session, current};
+use crate::engine::{KeysRange, PlanBuilder, ReaderSpec, Source, Step};
+
+const READERS: [&str; 5] = [
+    "KeysReader",
+    "StreamReader",
+    "PythonReader",
+    "CommandReader",
+    "ShardIDReader",
+];
+
+/// A plan in the making.
+#[pyclass(name = "PyFlatExecution", module = "redisgears", frozen)]
+pub(super) struct Builder {
+    plan: Mutex<PlanBuilder<Cpython>>,
+}
+
+/// `gearsCtx(reader='KeysReader', desc=None)`: a new builder.
+#[pyfunction]
+#[pyo3(signature = (reader=None, desc=None), name = "gearsCtx")]
+pub(super) fn gears_ctx(
+    reader: Option<&Bound<'_, PyAny>>,
+    desc: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Builder> {
+    let Some(current) = current() else {
+        return Err(gears_error(
+            "Can only create a gearsCtx on registered gears thread",
+        ));
+    };
+    let reader = match reader {
+        None => "KeysReader".to_owned(),
+        Some(reader) => match reader.cast::<PyString>() {
+            Ok(reader) => reader.to_str()?.to_owned(),
+            Err(_) => return Err(gears_error("reader argument must be a string")),
+        },
+    };
+    let desc = match desc {
+        None => None,
+        Some(desc) => match desc.cast::<PyString>() {
+            Ok(desc) => Some(desc.to_str()?.to_owned()),
+            Err(_) => return Err(gears_error("desc argument must be a string")),
+        },
+    };
+    if !READERS.contains(&reader.as_str()) {
+        return Err(gears_error("The given reader does not exists"));
+    }
+    Ok(Builder {
+        plan: Mutex::new(PlanBuilder::new(reader, desc, Arc::new(current.session))),
+    })
+}
+
+fn function(value: &Bound<'_, PyAny>, what: &str) -> PyResult<Arc<Function>> {
+    match value.cast::<PyFunction>() {
+        Ok(function) => Ok(Arc::new(Function::new(function)?)),
+        Err(_) => Err(gears_error(format!("{what} argument must be a function"))),
+    }
+}
+
+fn arity(step: &str) -> PyErr {
+    gears_error(format!("wrong number of args to {step} function"))
+}
+
+/// The one callback of a step.
+fn callback(args: &Bound<'_, PyTuple>, step: &str) -> PyResult<Arc<Function>> {
+    if args.len() != 1 {
+        return Err(arity(step));
+    }
+    function(&args.get_item(0)?, step)
+}
+
+/// Extractor and reducer of a step.
+fn callbacks(
+    args: &Bound<'_, PyTuple>,
+    step: &str,
+    shown: &str,
+) -> PyResult<(Arc<Function>, Arc<Function>)> {
+    if args.len() != 2 {
+        return Err(arity(step));
+    }
+    let extract = function(&args.get_item(0)?, &format!("{shown} extractor"))?;
+    let reduce = function(&args.get_item(1)?, &format!("{shown} reducer"))?;
+    Ok((extract, reduce))
+}
+
+fn amount(value: &Bound<'_, PyAny>) -> PyResult<u64> {
+    if !value.is_instance_of::<PyInt>() {
+        return Err(gears_error("limit argument must be a number"));
+    }
+    if value.lt(0)? {
+        return Err(gears_error("limit argument must not be negative"));
+    }
+    // More than there can be records means no limit.
+    Ok(value.extract().unwrap_or(u64::MAX))
+}
+
+impl Builder {
+    fn plan(&self) -> MutexGuard<'_, PlanBuilder<Cpython>> {
+        self.plan.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, step: Step<Cpython>) {
+        self.plan().push(step);
+    }
+
+    fn start(&self, source: Source<Cpython>) -> PyResult<()> {
+        let plan = self.plan().build();
+        let Some(current) = current() else {
+            return Err(gears_error(
+                "Can only run execution on registered gears thread",
+            ));
+        };
+        let registry = &world().registry;
+        let Some(script) = current.script else {
+            // Inside a callback: it runs at once, and nobody will ask for it by its id.
+            let execution = registry.create(plan, source);
+            registry.start(&execution, false);
+            return Ok(());
+        };
+        let mut run = script.run.lock().unwrap_or_else(PoisonError::into_inner);
+        if run.is_some() {
+            return Err(gears_error(
+                "Can not run more then 1 executions in a single script",
+            ));
+        }
+        *run = Some(registry.create(plan, source));
+        Ok(())
+    }
+}
+
+#[pymethods]
+impl Builder {
+    /// map(f): every record becomes f(record).
+    #[pyo3(signature = (*args))]
+    fn map(&self, args: &Bound<'_, PyTuple>) -> PyResult<()> {
+        self.push(Step::Map(callback(args, "map")?));
+        Ok(())
+    }
+
+    /// filter(f): keeps the records for which f(record) is true.
+    #[pyo3(signature = (*args))]
+    fn filter(&self, args: &Bound<'_, PyTuple>) -> PyResult<()> {
+        self.push(Step::Filter(callback(args, "filter")?));
+        Ok(())
+    }
+
+    /// flatmap(f): f(record); a list is passed on element by element, from its end.
+    #[pyo3(signature = (*args))]
+    fn flatmap(&self, args: &Bound<'_, PyTuple>) -> PyResult<()> {
+        self.push(Step::FlatMap(callback(args, "flatmap")?));
+        Ok(())
+    }
+
+    /// foreach(f): calls f(record) and passes the record on.
+    #[pyo3(signature = (*args))]
+    fn foreach(&self, args: &Bound<'_, PyTuple>) -> PyResult<()> {
+        self.push(Step::ForEach(callback(args, "foreach")?));
+        Ok(())
+    }
+
+    /// accumulate(f): f(accumulator, record), from None; one record at the end, if there was any.
+    #[pyo3(signature = (*args))]
+    fn accumulate(&self, args: &Bound<'_, PyTuple>) -> PyResult<()> {
+        self.push(Step::Accumulate(callback(args, "accumulate")?));
+        Ok(())
+    }
+
+    /// repartition(extractor): moves every record to the shard that owns the key extractor(record).
+    #[pyo3(signature = (*args))]
+    fn repartition(&self, args: &Bound<'_, PyTuple>) -> PyResult<()> {
+        self.push(Step::Repartition(callback(args, "repartition")?));
+        Ok(())
+    }
+
+    /// groupby(extractor, reducer): reducer(key, accumulator, record) by key, over all shards.
+    #[pyo3(signature = (*args))]
+    fn groupby(&self, args: &Bound<'_, PyTuple>) -> PyResult<()> {
+        let (extract, f) = callbacks(args, "groupby", "groupby")?;
+        self.push(Step::AccumulateByKey {
+            extract,
+            f,
+            repartition: true,
+        });
+        Ok(())
+    }
+
+    /// localgroupby(extractor, reducer): as groupby, on every shard for itself.
+    #[pyo3(signature = (*args))]
+    fn localgroupby(&self, args: &Bound<'_, PyTuple>) -> PyResult<()> {
+        let (extract, f) = callbacks(args, "groupby", "groupby")?;
+        self.push(Step::AccumulateByKey {
+            extract,
+            f,
+            repartition: false,
+        });
+        Ok(())
+    }
+
+    /// batchgroupby(extractor, reducer): reducer(key, [records]) by key, over all shards.
+    #[pyo3(signature = (*args))]
+    fn batchgroupby(&self, args: &Bound<'_, PyTuple>) -> PyResult<()> {
+        let (extract, f) = callbacks(args, "batchgroupby", "batchgroupby")?;
+        self.push(Step::Group { extract, f });
+        Ok(())
+    }
+
+    /// collect(): brings all records to the shard that was asked.
+    #[pyo3(signature = (*args))]
+    fn collect(&self, args: &Bound<'_, PyTuple>) -> PyResult<()> {
+        if !args.is_empty() {
+            return Err(arity("collect"));
+        }
+        self.push(Step::Collect);
+        Ok(())
+    }
+
+    /// limit(length, start=0): passes on length records after the first start, on every shard.
+    #[pyo3(signature = (*args))]
+    fn limit(&self, args: &Bound<'_, PyTuple>) -> PyResult<()> {
+        if args.is_empty() || args.len() > 2 {
+            return Err(arity("limit"));
+        }
+        let take = amount(&args.get_item(0)?)?;
+        let skip = if args.len() == 2 {
+            amount(&args.get_item(1)?)?
+        } else {
+            0
+        };
+        self.push(Step::Limit { skip, take });
+        Ok(())
+    }
+
+    /// run(arg, **kargs): runs the function as it stands.
+    #[pyo3(signature = (arg=None, **kargs))]
+    fn run(
+        &self,
+        arg: Option<&Bound<'_, PyAny>>,
+        kargs: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<()> {
+        let options = Options(kargs);
+        options.mode()?;
+        let reader = self.plan().reader().to_owned();
+        let source = match reader.as_str() {
+            "KeysReader" => Source::Server(keys(arg, &options)?),
+            "StreamReader" => Source::Server(stream(arg, &options)?),
+            "PythonReader" => Source::Generator(generator(arg)?),
+            _ => return Err(gears_error("Given reader do not support run or not exists")),
+        };
+        self.start(source)
+    }
+
+    /// The names of keys, for KeysOnlyReader.
+    #[pyo3(name = "_runKeyNames")]
+    fn run_key_names(&self, pattern: &str) -> PyResult<()> {
+        self.start(Source::Server(ReaderSpec::KeyNames {
+            pattern: pattern.as_bytes().to_vec(),
+        }))
+    }
+
+    /// register(prefix, **kargs): comes with a later version.
+    #[pyo3(signature = (*_args, **_kargs))]
+    fn register(
+        &self,
+        _args: &Bound<'_, PyTuple>,
+        _kargs: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<()> {
+        Err(gears_error(
+            "register is not available yet: it comes with a later version",
+        ))
+    }
+}
+
+/// Keyword arguments of `run`; unknown ones are ignored, as in RedisGears 1.x.
+struct Options<'a, 'py>(Option<&'a Bound<'py, PyDict>>);
+
+impl<'py> Options<'_, 'py> {
+    fn get(&self, name: &str) -> PyResult<Option<Bound<'py, PyAny>>> {
+        self.0.map_or(Ok(None), |kargs| kargs.get_item(name))
+    }
+
+    fn flag(&self, name: &str, default: bool, error: &str) -> PyResult<bool> {
+        match self.get(name)? {
+            None => Ok(default),
+            Some(value) => match value.cast::<PyBool>() {
+                Ok(flag) => Ok(flag.is_true()),
+                Err(_) => Err(gears_error(error)),
+            },
+        }
+    }
+
+    fn mode(&self) -> PyResult<()> {
+        let Some(mode) = self.get("mode")? else {
+            return Ok(());
+        };
+        match mode.cast::<PyString>() {
+            // On one server both mean the same.
+            Ok(mode) => match mode.to_str()? {
+                "async" | "async_local" => Ok(()),
+                _ => Err(gears_error("unknown execution mode")),
+            },
+            Err(_) => Err(gears_error("execution mode must be a string")),
+        }
+    }
+}
+
+fn string(value: Option<&Bound<'_, PyAny>>, error: &str) -> PyResult<Vec<u8>> {
+    let text = value.and_then(|value| value.cast::<PyString>().ok());
+    match text {
+        Some(text) => Ok(text.to_str()?.as_bytes().to_vec()),
+        None => Err(gears_error(error)),
+    }
+}
+
+fn keys(arg: Option<&Bound<'_, PyAny>>, options: &Options<'_, '_>) -> PyResult<ReaderSpec> {
+    let name = string(arg, "regex argument must be a string")?;
+    let exact = options.flag("noScan", false, "exactMatch value is not boolean")?;
+    Ok(ReaderSpec::Keys {
+        range: if exact {
+            KeysRange::Exact(name)
+        } else {
+            KeysRange::Pattern(name)
+        },
+        read_value: options.flag("readValue", true, "readValue value is not boolean")?,
+        all_values: options.flag("allValues", false, "allValues value is not boolean")?,
+    })
+}
+
+fn stream(arg: Option<&Bound<'_, PyAny>>, options: &Options<'_, '_>) -> PyResult<ReaderSpec> {
+    let key = string(arg, "regex argument must be a string")?;
+    let after = match options.get("fromId")? {
+        None => b"0-0".to_vec(),
+        Some(id) => string(Some(&id), "fromId argument must be a string")?,
+    };
+    Ok(ReaderSpec::Stream { key, after })
+}
+
+fn generator(arg: Option<&Bound<'_, PyAny>>) -> PyResult<Generator> {
+    let Some(arg) = arg else {
+        return Err(gears_error("python reader function is not given"));
+    };
+    if !arg.is_instance_of::<PyFunction>() {
+        return Err(gears_error("pyreader argument must be a function"));
+    }
+    Ok(Generator::Callable(arg.clone().unbind()))
+}
+
+/// An opaque session, as `getGearsSession` gives it.
+#[pyclass(name = "PyExecutionSession", module = "redisgears", frozen)]
+pub(super) struct SessionHandle(pub(super) Arc<Session>);

@@ -1,0 +1,65 @@
+//! An exception becomes text at the border; the object never leaves Python.
+
+use pyo3::exceptions::PyException;
+use pyo3::prelude::*;
+use pyo3::types::PyString;
+
+use super::interpreter::world;
+use crate::engine::RecordError;
+
+/// The classes that users see. Their names are lower case in RedisGears 1.x.
+#[expect(missing_docs, non_camel_case_types, reason = "PyO3 makes the types")]
+mod classes {
+    use super::PyException;
+    pyo3::create_exception!(gears, error, PyException);
+    pyo3::create_exception!(gears, forcestopped, PyException);
+    pyo3::create_exception!(gears, flat_error, PyException);
+}
+pub(super) use classes::{
+    error as GearsError, flat_error as FlatError, forcestopped as ForceStopped,
+};
+
+/// Raised for wrong use.
+pub(super) fn gears_error(text: impl Into<String>) -> PyErr {
+    GearsError::new_err(text.into())
+}
+
+/// `str` of a value, whatever it contains.
+pub(super) fn lossy(text: &Bound<'_, PyString>) -> String {
+    text.to_string_lossy().into_owned()
+}
+
+fn text_of(value: &Bound<'_, PyAny>) -> String {
+    match value.str() {
+        Ok(text) => lossy(&text),
+        Err(_) => "<the exception can not be shown: its __str__ failed>".into(),
+    }
+}
+
+/// The text of an exception, in the three forms of RedisGears 1.x: the bare message of a flat
+/// error; the list of lines of the traceback; class and message where there is none.
+pub(super) fn error_text(py: Python<'_>, error: &PyErr) -> String {
+    let value = error.value(py);
+    if error.is_instance_of::<FlatError>(py) {
+        return text_of(value.as_any());
+    }
+    if world().environment.tracebacks()
+        && let Some(traceback) = error.traceback(py)
+        && let Ok(lines) = py.import("traceback").and_then(|module| {
+            module.call_method1("format_exception", (error.get_type(py), value, traceback))
+        })
+    {
+        return text_of(&lines);
+    }
+    let class = text_of(error.get_type(py).as_any());
+    format!("Error type: {class}, Value: {}", text_of(value.as_any()))
+}
+
+/// An exception as the error of a record.
+pub(super) fn record_error(py: Python<'_>, error: PyErr) -> RecordError {
+    let stopped = error.is_instance_of::<ForceStopped>(py);
+    let text = error_text(py, &error);
+    // A traceback holds the frames, the frames hold the records: let go of them now.
+    drop(error);
+    RecordError { text, stopped }
+}

@@ -1,0 +1,277 @@
+//! Python as the engine's language.
+
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyIterator, PyList};
+
+use super::error::record_error;
+use super::function::Function;
+use super::interpreter::world;
+use super::link;
+use super::object;
+use super::session::{Current, Session, bind};
+use crate::engine::{
+    Calls, Groups, Language, LogLevel, Many, Native, Next, RecordError, Results, Values,
+};
+use std::sync::Arc;
+
+/// CPython.
+pub(crate) struct Cpython;
+
+/// A reader that is a Python function.
+pub(crate) enum Generator {
+    /// Not called yet.
+    Callable(Py<PyAny>),
+    /// What it returned.
+    Iterator(Py<PyIterator>),
+    /// Nothing comes any more.
+    Ended,
+}
+
+/// The elements of a list that flatmap passes on: from its end.
+pub(crate) struct FromEnd {
+    list: Py<PyList>,
+    left: usize,
+}
+
+impl Iterator for FromEnd {
+    type Item = Py<PyAny>;
+
+    fn next(&mut self) -> Option<Py<PyAny>> {
+        self.left = self.left.checked_sub(1)?;
+        Python::attach(|py| {
+            // A callback may have shortened the list meanwhile.
+            let list = self.list.bind(py);
+            self.left = self.left.min(list.len().checked_sub(1)?);
+            list.get_item(self.left).ok().map(Bound::unbind)
+        })
+    }
+}
+
+impl Language for Cpython {
+    type Context = Arc<Session>;
+    type Generator = Generator;
+
+    fn attach<R>(
+        session: &Arc<Session>,
+        ticket: u64,
+        body: impl for<'a> FnOnce(Python<'a>) -> R,
+    ) -> R {
+        Python::attach(|py| {
+            let before = bind(Some(Current {
+                session: session.clone(),
+                script: None,
+            }));
+            session.begin(py, ticket);
+            let section = Section {
+                py,
+                session,
+                ticket,
+                before: Some(before),
+            };
+            let out = body(py);
+            drop(section);
+            out
+        })
+    }
+
+    fn generate(py: Python<'_>, generator: &mut Generator) -> Next<Py<PyAny>> {
+        match generate(py, generator) {
+            Ok(Some(record)) => Next::Record(record.unbind()),
+            Ok(None) => Next::End,
+            Err(error) => Next::Failed(record_error(py, error)),
+        }
+    }
+}
+
+/// An attached section; also ends when its body panics.
+struct Section<'a, 'py> {
+    py: Python<'py>,
+    session: &'a Session,
+    ticket: u64,
+    before: Option<Option<Current>>,
+}
+
+impl Drop for Section<'_, '_> {
+    fn drop(&mut self) {
+        self.session.end(self.py, self.ticket);
+        let world = world();
+        if world.host.leave_atomic() {
+            let message = "an atomic block was left open by a callback and has been closed";
+            world.environment.log(LogLevel::Warning, message);
+        }
+        if let Some(before) = self.before.take() {
+            bind(before);
+        }
+    }
+}
+
+fn generate<'py>(
+    py: Python<'py>,
+    generator: &mut Generator,
+) -> PyResult<Option<Bound<'py, PyAny>>> {
+    if let Generator::Callable(callable) = std::mem::replace(generator, Generator::Ended) {
+        let made = callable.bind(py).call0()?;
+        if !link::is_generator(&made) {
+            return Ok(Some(made));
+        }
+        *generator = Generator::Iterator(made.try_iter()?.unbind());
+    }
+    let Generator::Iterator(iterator) = generator else {
+        return Ok(None);
+    };
+    iterator.bind(py).clone().next().transpose()
+}
+
+impl Values for Cpython {
+    type Scope<'a> = Python<'a>;
+    type Object = Py<PyAny>;
+
+    fn object(py: Python<'_>, record: &Native<'_>) -> Result<Py<PyAny>, RecordError> {
+        object::record(py, record)
+            .map(Bound::unbind)
+            .map_err(|error| record_error(py, error))
+    }
+
+    fn number(py: Python<'_>, number: u64) -> Py<PyAny> {
+        match number.into_pyobject(py) {
+            Ok(number) => number.into_any().unbind(),
+            Err(never) => match never {},
+        }
+    }
+
+    fn pair(py: Python<'_>, key: Py<PyAny>, value: Py<PyAny>) -> Result<Py<PyAny>, RecordError> {
+        let pair = PyDict::new(py);
+        let set = pair
+            .set_item("key", key)
+            .and_then(|()| pair.set_item("value", value));
+        set.map_err(|error| record_error(py, error))?;
+        Ok(pair.into_any().unbind())
+    }
+
+    fn emit(py: Python<'_>, record: Py<PyAny>, results: &mut Results) -> Result<(), RecordError> {
+        object::emit(record.bind(py), results).map_err(|error| record_error(py, error))
+    }
+}
+
+impl Calls for Cpython {
+    type Function = Function;
+    type Several = FromEnd;
+
+    #[inline]
+    fn map(py: Python<'_>, f: &Function, x: Py<PyAny>) -> Result<Py<PyAny>, RecordError> {
+        f.call(py, x.bind(py))
+            .map(Bound::unbind)
+            .map_err(|error| record_error(py, error))
+    }
+
+    #[inline]
+    fn test(py: Python<'_>, f: &Function, x: &Py<PyAny>) -> Result<bool, RecordError> {
+        let answer = f.call(py, x.bind(py)).and_then(|answer| answer.is_truthy());
+        answer.map_err(|error| record_error(py, error))
+    }
+
+    #[inline]
+    fn visit(py: Python<'_>, f: &Function, x: &Py<PyAny>) -> Result<(), RecordError> {
+        f.call(py, x.bind(py))
+            .map(drop)
+            .map_err(|error| record_error(py, error))
+    }
+
+    fn expand(
+        py: Python<'_>,
+        f: &Function,
+        x: Py<PyAny>,
+    ) -> Result<Many<Py<PyAny>, FromEnd>, RecordError> {
+        let made = f
+            .call(py, x.bind(py))
+            .map_err(|error| record_error(py, error))?;
+        Ok(match made.cast_into::<PyList>() {
+            Ok(list) => Many::Several(FromEnd {
+                left: list.len(),
+                list: list.unbind(),
+            }),
+            Err(other) => Many::One(other.into_inner().unbind()),
+        })
+    }
+
+    #[inline]
+    fn accumulate(
+        py: Python<'_>,
+        f: &Function,
+        accumulator: Option<Py<PyAny>>,
+        x: Py<PyAny>,
+    ) -> Result<Py<PyAny>, RecordError> {
+        let accumulator = accumulator.map(|accumulator| accumulator.into_bound(py));
+        let made = f.accumulate(py, accumulator, x.into_bound(py));
+        made.map(Bound::unbind)
+            .map_err(|error| record_error(py, error))
+    }
+
+    #[inline]
+    fn key(py: Python<'_>, f: &Function, x: &Py<PyAny>) -> Result<Py<PyAny>, RecordError> {
+        let key = f.call(py, x.bind(py)).and_then(object::key);
+        key.map(Bound::unbind)
+            .map_err(|error| record_error(py, error))
+    }
+}
+
+impl Groups for Cpython {
+    type Groups = Py<PyDict>;
+
+    fn groups(py: Python<'_>) -> Py<PyDict> {
+        PyDict::new(py).unbind()
+    }
+
+    #[inline]
+    fn fold(
+        py: Python<'_>,
+        groups: &mut Py<PyDict>,
+        f: &Function,
+        key: Py<PyAny>,
+        x: Py<PyAny>,
+    ) -> Result<(), RecordError> {
+        let (groups, key) = (groups.bind(py), key.bind(py));
+        let made = groups
+            .get_item(key)
+            .and_then(|accumulator| f.accumulate_by_key(py, key, accumulator, x.into_bound(py)));
+        made.and_then(|made| groups.set_item(key, made))
+            .map_err(|error| {
+                // Fails only if there was none.
+                let _ = groups.del_item(key);
+                record_error(py, error)
+            })
+    }
+
+    fn gather(
+        py: Python<'_>,
+        groups: &mut Py<PyDict>,
+        key: Py<PyAny>,
+        x: Py<PyAny>,
+    ) -> Result<(), RecordError> {
+        let groups = groups.bind(py);
+        let gather = || match groups.get_item(&key)? {
+            Some(list) => list.cast_into::<PyList>().map_err(PyErr::from)?.append(x),
+            None => groups.set_item(&key, PyList::new(py, [x])?),
+        };
+        gather().map_err(|error| record_error(py, error))
+    }
+
+    fn reduce(
+        py: Python<'_>,
+        f: &Function,
+        key: &Py<PyAny>,
+        records: Py<PyAny>,
+    ) -> Result<Py<PyAny>, RecordError> {
+        let made = f.reduce(py, key.bind(py), records.into_bound(py));
+        made.map(Bound::unbind)
+            .map_err(|error| record_error(py, error))
+    }
+
+    fn drain(py: Python<'_>, groups: Py<PyDict>) -> Vec<(Py<PyAny>, Py<PyAny>)> {
+        groups
+            .bind(py)
+            .iter()
+            .map(|(key, value)| (key.unbind(), value.unbind()))
+            .collect()
+    }
+}

@@ -1,0 +1,19 @@
+//! The only room that names PyO3: the interpreter, sessions, the function builder, and Python's
+//! side of [`crate::engine::Language`]. It knows no server: what scripts ask of one goes through
+//! [`crate::engine::Host`] and [`crate::engine::Environment`].
+
+mod api;
+mod builder;
+mod error;
+mod function;
+mod interpreter;
+mod language;
+mod link;
+mod object;
+mod session;
+
+pub(crate) use interpreter::{
+    Script, ScriptEnd, World, enter_thread, memory, open, run_script, start,
+};
+pub(crate) use language::Cpython;
+pub(crate) use link::Allocator;

@@ -1,0 +1,106 @@
+//! A session: one RG.PYEXECUTE, its code and for whom it runs.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ffi::c_ulong;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use super::error::ForceStopped;
+use super::language::Cpython;
+use super::link;
+use crate::engine::{Context, Execution};
+
+/// One RG.PYEXECUTE. Crosses threads: its callbacks run on workers, commands look at it.
+pub(crate) struct Session {
+    /// Given by the user, or random.
+    pub(super) id: String,
+    /// Given by the user.
+    pub(super) description: Option<String>,
+    /// With whose rights its commands run.
+    pub(super) user: String,
+    /// The globals of its script, shared by all its callbacks.
+    pub(super) globals: Py<PyDict>,
+    /// Attached sections by ticket, with the thread that runs them.
+    running: Mutex<HashMap<u64, c_ulong>>,
+}
+
+impl Session {
+    pub(super) fn new(
+        id: String,
+        description: Option<String>,
+        user: String,
+        globals: Py<PyDict>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            description,
+            user,
+            globals,
+            running: Mutex::default(),
+        })
+    }
+
+    fn running(&self) -> MutexGuard<'_, HashMap<u64, c_ulong>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that this thread runs the section `ticket`.
+    pub(super) fn begin(&self, py: Python<'_>, ticket: u64) {
+        self.running().insert(ticket, link::thread_ident(py));
+    }
+
+    /// The section ended: an interrupt that came too late is taken back.
+    pub(super) fn end(&self, py: Python<'_>, ticket: u64) {
+        if self.running().remove(&ticket).is_some() {
+            link::raise_in(py, link::thread_ident(py), None);
+        }
+    }
+}
+
+impl Context for Arc<Session> {
+    fn interrupt(&self, ticket: u64) {
+        Python::attach(|py| {
+            // Held while the exception is set, so that it can only hit this section.
+            let running = self.running();
+            if let Some(&thread) = running.get(&ticket) {
+                link::raise_in(py, thread, Some(py.get_type::<ForceStopped>().as_any()));
+            }
+        });
+    }
+}
+
+/// What the current thread runs.
+#[derive(Clone)]
+pub(super) struct Current {
+    pub(super) session: Arc<Session>,
+    /// The script whose top level runs, rather than a callback.
+    pub(super) script: Option<Arc<TopLevel>>,
+}
+
+/// What the top level of a script has made so far.
+#[derive(Default)]
+pub(super) struct TopLevel {
+    pub(super) run: Mutex<Option<Arc<Execution<Cpython>>>>,
+}
+
+thread_local! {
+    static CURRENT: RefCell<Option<Current>> = const { RefCell::new(None) };
+}
+
+/// What this thread runs, if it runs code of a session.
+pub(super) fn current() -> Option<Current> {
+    CURRENT.with_borrow(Clone::clone)
+}
+
+/// The session of this thread.
+pub(super) fn current_session() -> Option<Arc<Session>> {
+    CURRENT.with_borrow(|current| current.as_ref().map(|current| current.session.clone()))
+}
+
+/// Binds this thread to what it runs; returns what it was bound to.
+pub(super) fn bind(current: Option<Current>) -> Option<Current> {
+    CURRENT.replace(current)
+}

@@ -1,0 +1,350 @@
+//! The settings: those of RedisGears 1.x, ours, and the user's own.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use crate::engine::Limits;
+
+/// Who owned a setting in RedisGears 1.x: replies differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Owner {
+    Core,
+    Python,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// At least this.
+    Integer(i64),
+    /// Stored as 0 or 1.
+    Flag,
+    Text,
+    /// Given several times.
+    List,
+}
+
+struct Definition {
+    name: &'static str,
+    owner: Owner,
+    kind: Kind,
+    /// Whether RG.CONFIGSET may change it.
+    live: bool,
+    default: i64,
+}
+
+const fn core(name: &'static str, least: i64, default: i64, live: bool) -> Definition {
+    Definition {
+        name,
+        owner: Owner::Core,
+        kind: Kind::Integer(least),
+        live,
+        default,
+    }
+}
+
+const fn python(name: &'static str, kind: Kind, default: i64, live: bool) -> Definition {
+    Definition {
+        name,
+        owner: Owner::Python,
+        kind,
+        live,
+        default,
+    }
+}
+
+const DEFINITIONS: [Definition; 17] = [
+    core("MaxExecutions", i64::MIN, 1000, true),
+    core("MaxExecutionsPerRegistration", i64::MIN, 100, true),
+    core("ProfileExecutions", i64::MIN, 0, true),
+    core("ExecutionThreads", 1, 3, false),
+    core("ExecutionMaxIdleTime", 1, 5000, true),
+    core("SendMsgRetries", 0, 3, true),
+    core("MaxResultsMemory", 1, 1 << 30, true),
+    Definition {
+        kind: Kind::List,
+        ..core("Plugin", 0, 0, false)
+    },
+    python("CreateVenv", Kind::Flag, 0, false),
+    python("DownloadDeps", Kind::Flag, 0, false),
+    python("ForeceDownloadDepsOnEnterprise", Kind::Flag, 0, false),
+    python("PythonAttemptTraceback", Kind::Flag, 1, true),
+    python("OverridePythonAllocators", Kind::Flag, 1, false),
+    python("PythonInstallReqMaxIdleTime", Kind::Integer(1), 30000, true),
+    python("DependenciesUrl", Kind::Text, 0, false),
+    python("DependenciesSha256", Kind::Text, 0, false),
+    python("PythonInstallationDir", Kind::Text, 0, false),
+];
+
+/// The settings. Read by all threads.
+pub(super) struct Settings {
+    numbers: [AtomicI64; DEFINITIONS.len()],
+    texts: RwLock<BTreeMap<&'static str, Vec<String>>>,
+    extra: RwLock<BTreeMap<String, String>>,
+    limits: Arc<Limits>,
+}
+
+/// A setting, for RG.CONFIGGET.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Value {
+    Number(i64),
+    Text(String),
+    List(Vec<String>),
+    Unknown,
+}
+
+/// What became of a pair of RG.CONFIGSET.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Set {
+    Done,
+    /// Kept as one of the user's own.
+    Extra,
+    Refused(String),
+}
+
+/// Names are matched in any case: that of RG.CONFIGSET did so only sometimes, RG.CONFIGGET never.
+fn find(name: &str) -> Option<(usize, &'static Definition)> {
+    DEFINITIONS
+        .iter()
+        .enumerate()
+        .find(|(_, known)| known.name.eq_ignore_ascii_case(name))
+}
+
+/// A plain decimal number.
+fn number(text: &str) -> Option<i64> {
+    text.parse()
+        .ok()
+        .filter(|number: &i64| number.to_string() == text)
+}
+
+impl Settings {
+    /// All defaults.
+    pub(super) fn new() -> Self {
+        let mut texts = BTreeMap::new();
+        texts.insert(
+            "PythonInstallationDir",
+            vec!["/var/opt/redislabs/modules/rg".to_owned()],
+        );
+        let settings = Self {
+            numbers: std::array::from_fn(|at| AtomicI64::new(DEFINITIONS[at].default)),
+            texts: RwLock::new(texts),
+            extra: RwLock::default(),
+            limits: Arc::new(Limits {
+                executions: AtomicI64::new(0),
+                result_bytes: std::sync::atomic::AtomicUsize::new(0),
+            }),
+        };
+        settings.publish();
+        settings
+    }
+
+    /// The limits of the registry, kept up to date.
+    pub(super) fn limits(&self) -> Arc<Limits> {
+        self.limits.clone()
+    }
+
+    fn publish(&self) {
+        self.limits
+            .executions
+            .store(self.number("MaxExecutions"), Ordering::Relaxed);
+        let bytes = usize::try_from(self.number("MaxResultsMemory")).unwrap_or(usize::MAX);
+        self.limits.result_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    fn number(&self, name: &str) -> i64 {
+        find(name).map_or(0, |(at, _)| self.numbers[at].load(Ordering::Relaxed))
+    }
+
+    /// Number of pool threads.
+    pub(super) fn threads(&self) -> usize {
+        usize::try_from(self.number("ExecutionThreads")).unwrap_or(1)
+    }
+
+    /// Whether Python's memory is accounted by the server.
+    pub(super) fn accounts_python(&self) -> bool {
+        self.number("OverridePythonAllocators") != 0
+    }
+
+    /// Whether errors carry a traceback.
+    pub(super) fn tracebacks(&self) -> bool {
+        self.number("PythonAttemptTraceback") != 0
+    }
+
+    /// One of the user's own, or one given explicitly.
+    pub(super) fn extra(&self, name: &str) -> Option<String> {
+        self.extra
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(name)
+            .cloned()
+    }
+
+    fn keep_extra(&self, name: &str, value: &str) {
+        let mut extra = self.extra.write().unwrap_or_else(PoisonError::into_inner);
+        extra.insert(name.to_owned(), value.to_owned());
+    }
+
+    /// Stores a value; `false` if it makes no sense.
+    fn store(&self, at: usize, definition: &'static Definition, value: &str) -> bool {
+        match definition.kind {
+            Kind::Integer(least) => {
+                let Some(value) = number(value).filter(|&value| value >= least) else {
+                    return false;
+                };
+                self.numbers[at].store(value, Ordering::Relaxed);
+            }
+            Kind::Flag => {
+                let Some(value) = number(value) else {
+                    return false;
+                };
+                self.numbers[at].store(i64::from(value != 0), Ordering::Relaxed);
+            }
+            Kind::Text | Kind::List => {
+                let mut texts = self.texts.write().unwrap_or_else(PoisonError::into_inner);
+                let values = texts.entry(definition.name).or_default();
+                if definition.kind == Kind::Text {
+                    values.clear();
+                }
+                values.push(value.to_owned());
+            }
+        }
+        self.publish();
+        true
+    }
+
+    /// The arguments of the module: pairs of name and value. The error says which one is wrong.
+    pub(super) fn load(&self, args: &[&[u8]]) -> Result<(), String> {
+        let mut words = args.iter().map(|word| String::from_utf8_lossy(word));
+        while let Some(name) = words.next() {
+            let Some(value) = words.next() else {
+                return Err(format!("Value was not given to {name}"));
+            };
+            let Some((at, definition)) = find(&name) else {
+                self.keep_extra(&name, &value);
+                continue;
+            };
+            if !self.store(at, definition, &value) {
+                return Err(format!(
+                    "Failed setting config value {name}: '{value}' is not accepted"
+                ));
+            }
+            if definition.owner == Owner::Python {
+                self.keep_extra(definition.name, &value);
+            }
+        }
+        Ok(())
+    }
+
+    /// The value of a setting.
+    pub(super) fn get(&self, name: &str) -> Value {
+        let Some((at, definition)) = find(name) else {
+            return self.extra(name).map_or(Value::Unknown, Value::Text);
+        };
+        let texts = self.texts.read().unwrap_or_else(PoisonError::into_inner);
+        let values = || texts.get(definition.name).cloned().unwrap_or_default();
+        match definition.kind {
+            Kind::Integer(_) | Kind::Flag => {
+                Value::Number(self.numbers[at].load(Ordering::Relaxed))
+            }
+            Kind::Text => Value::Text(values().pop().unwrap_or_default()),
+            Kind::List => Value::List(values()),
+        }
+    }
+
+    /// Changes a setting while the server runs. `value` is missing after the last word.
+    pub(super) fn set(&self, name: &str, value: Option<&str>) -> Set {
+        let Some((at, definition)) = find(name) else {
+            let Some(value) = value else {
+                return Set::Refused(format!("(error) Value was not given to {name}"));
+            };
+            self.keep_extra(name, value);
+            return Set::Extra;
+        };
+        match (definition.owner, value) {
+            (Owner::Core, _) if !definition.live => Set::Refused(format!(
+                "(error) Config value {name} not modifiable at runtime"
+            )),
+            (Owner::Core, Some(value)) if self.store(at, definition, value) => Set::Done,
+            (Owner::Core, _) => Set::Refused(format!("(error) Failed setting config value {name}")),
+            (Owner::Python, None) => Set::Refused(format!("(error) Value was not given to {name}")),
+            (Owner::Python, _) if !definition.live => {
+                Set::Refused(format!("(error) {name} is not configurable at runtime"))
+            }
+            (Owner::Python, Some(value)) if self.store(at, definition, value) => {
+                self.keep_extra(definition.name, value);
+                Set::Extra
+            }
+            (Owner::Python, Some(value)) => Set::Refused(format!(
+                "Failed setting config value for key '{name}' with value '{value}'"
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_plain() {
+        for text in ["1", "-1", "0", "9223372036854775807"] {
+            assert!(number(text).is_some(), "{text}");
+        }
+        for text in [
+            "",
+            " 1",
+            "+1",
+            "01",
+            "1.0",
+            "1e3",
+            "9223372036854775808",
+            "-0",
+        ] {
+            assert!(number(text).is_none(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_value_is_stored_or_refused_with_the_text_of_its_owner() {
+        let settings = Settings::new();
+        assert_eq!(settings.set("maxexecutions", Some("7")), Set::Done);
+        assert_eq!(settings.get("MAXEXECUTIONS"), Value::Number(7));
+        assert_eq!(settings.limits().executions.load(Ordering::Relaxed), 7);
+        let refused = |text: &str| Set::Refused(text.into());
+        assert_eq!(
+            settings.set("MaxExecutions", None),
+            refused("(error) Failed setting config value MaxExecutions")
+        );
+        assert_eq!(
+            settings.set("ExecutionThreads", Some("8")),
+            refused("(error) Config value ExecutionThreads not modifiable at runtime")
+        );
+        assert_eq!(
+            settings.set("CreateVenv", Some("1")),
+            refused("(error) CreateVenv is not configurable at runtime")
+        );
+        assert_eq!(settings.set("colour", Some("blue")), Set::Extra);
+        assert_eq!(settings.get("colour"), Value::Text("blue".into()));
+        assert_eq!(settings.get("Colour"), Value::Unknown);
+        assert_eq!(
+            settings.set("PythonAttemptTraceback", Some("0")),
+            Set::Extra
+        );
+        assert_eq!(
+            settings.extra("PythonAttemptTraceback").as_deref(),
+            Some("0")
+        );
+    }
+
+    #[test]
+    fn a_bad_argument_of_the_module_is_named() {
+        let settings = Settings::new();
+        assert_eq!(
+            settings.load(&[b"ExecutionThreads", b"5", b"mine", b"x"]),
+            Ok(())
+        );
+        assert_eq!(settings.threads(), 5);
+        assert!(settings.load(&[b"ExecutionThreads", b"0"]).is_err());
+        assert!(settings.load(&[b"mine"]).is_err());
+    }
+}

@@ -1,0 +1,63 @@
+//! The server as [`crate::engine::Host`] and [`crate::engine::Environment`].
+
+use std::sync::Arc;
+
+use super::config::Settings;
+use super::lock::Lock;
+use super::raw::Server;
+use crate::engine::{Environment, Host, LogLevel, Reply};
+
+/// Runs commands on the server.
+pub(super) struct ServerHost {
+    pub(super) lock: Arc<Lock>,
+}
+
+impl Host for ServerHost {
+    fn call(&self, user: &str, command: &[Vec<u8>]) -> Result<Reply, String> {
+        self.lock.with(|server| server.call(user, command))
+    }
+
+    fn enter_atomic(&self) -> bool {
+        self.lock.enter_atomic()
+    }
+
+    fn leave_atomic(&self) -> bool {
+        self.lock.leave_atomic()
+    }
+
+    fn in_atomic(&self) -> bool {
+        self.lock.is_atomic()
+    }
+}
+
+/// Log and settings.
+pub(super) struct ServerEnvironment {
+    pub(super) server: Server,
+    pub(super) settings: Arc<Settings>,
+}
+
+/// Hashes to slot 0, the first one of a server that has them all. Redis publishes it for its own
+/// benchmark, and keys written by old scripts contain it.
+const TAG_OF_SLOT_0: &str = "06S";
+
+impl Environment for ServerEnvironment {
+    fn log(&self, level: LogLevel, message: &str) {
+        self.server.log(level, message);
+    }
+
+    fn extra_setting(&self, name: &str) -> Option<String> {
+        self.settings.extra(name)
+    }
+
+    fn tracebacks(&self) -> bool {
+        self.settings.tracebacks()
+    }
+
+    fn hash_tag(&self) -> String {
+        TAG_OF_SLOT_0.into()
+    }
+
+    fn shard_id(&self) -> Option<String> {
+        None
+    }
+}

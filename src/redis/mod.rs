@@ -1,0 +1,208 @@
+//! The only room that names the server's API: the module, its commands, its readers and its lock.
+
+#[cfg(not(test))]
+mod allocator;
+mod commands;
+mod config;
+mod guard;
+mod host;
+mod lock;
+mod raw;
+mod readers;
+mod reply;
+mod threads;
+
+use std::ffi::c_int;
+use std::sync::{Arc, OnceLock};
+
+use crate::engine::{Alone, LogLevel, Machinery, Pool, ReadAhead, Registry, ShardId};
+use crate::python::{self, Cpython, World};
+
+use commands::COMMANDS;
+use config::Settings;
+use guard::guard;
+use host::{ServerEnvironment, ServerHost};
+use lock::Lock;
+use raw::{Ctx, Info, RedisModuleCtx, RedisModuleInfoCtx, RedisModuleString, Server};
+use readers::ServerReaders;
+use threads::Threads;
+
+/// Clients look for this name and version.
+const NAME: &std::ffi::CStr = c"rg";
+const VERSION: c_int = 10213;
+
+/// The loaded module.
+struct Module {
+    server: Server,
+    settings: Arc<Settings>,
+    registry: Arc<Registry<Cpython>>,
+    threads: Threads,
+}
+
+static MODULE: OnceLock<Module> = OnceLock::new();
+
+impl Module {
+    fn warn(&self, message: &str) {
+        self.server.log(LogLevel::Warning, message);
+    }
+}
+
+/// Called by the server when it loads the module.
+#[expect(unsafe_code, reason = "the server looks for this name")]
+#[unsafe(no_mangle)]
+extern "C" fn RedisModule_OnLoad(
+    ctx: *mut RedisModuleCtx,
+    argv: *mut *mut RedisModuleString,
+    argc: c_int,
+) -> c_int {
+    if !raw::init(ctx, NAME, VERSION) {
+        return raw::FAILED;
+    }
+    let Some(server) = Server::new(ctx) else {
+        return raw::FAILED;
+    };
+    match guard(|| load(ctx, server, argv, argc)) {
+        Some(Ok(())) => raw::DONE,
+        Some(Err(error)) => {
+            server.log(
+                LogLevel::Warning,
+                &format!("geartrain was not loaded: {error}"),
+            );
+            raw::FAILED
+        }
+        None => raw::FAILED,
+    }
+}
+
+/// Called by the server to unload the module, which would leave the interpreter behind: refused.
+#[expect(unsafe_code, reason = "the server looks for this name")]
+#[unsafe(no_mangle)]
+extern "C" fn RedisModule_OnUnload(_ctx: *mut RedisModuleCtx) -> c_int {
+    raw::FAILED
+}
+
+fn load(
+    ctx: *mut RedisModuleCtx,
+    server: Server,
+    argv: *mut *mut RedisModuleString,
+    argc: c_int,
+) -> Result<(), String> {
+    log_panics(server);
+    let settings = Arc::new(Settings::new());
+    // Unlike a command, a load has no word for itself.
+    settings.load(Ctx::of_callback(ctx).args(argv, argc).all())?;
+    let lock = Arc::new(Lock::new(server));
+    let allocator = if settings.accounts_python() {
+        raw::allocator()
+    } else {
+        None
+    };
+    python::start(allocator)?;
+    let failed = |error: std::io::Error| format!("could not start a thread: {error}");
+    let pool = Pool::start("geartrain-pool", settings.threads(), python::enter_thread);
+    let machinery = Machinery {
+        pool: pool.map_err(failed)?,
+        read_ahead: ReadAhead::start().map_err(failed)?,
+        readers: Box::new(ServerReaders { lock: lock.clone() }),
+        exchange: Box::new(Alone),
+    };
+    let registry = Registry::new(ShardId::ALONE, settings.limits(), Arc::new(machinery));
+    let world = World {
+        host: Box::new(ServerHost { lock }),
+        environment: Box::new(ServerEnvironment {
+            server,
+            settings: settings.clone(),
+        }),
+        registry: registry.clone(),
+    };
+    python::open(world)?;
+    let module = Module {
+        server,
+        settings,
+        registry,
+        threads: Threads::new(),
+    };
+    MODULE
+        .set(module)
+        .map_err(|_| "it is loaded already".to_owned())?;
+    register_commands(ctx)?;
+    if !raw::register_info(ctx, info) {
+        return Err("the server does not take INFO fields".into());
+    }
+    Ok(())
+}
+
+/// A panic is a defect of ours: what, where, to the server's log.
+fn log_panics(server: Server) {
+    std::panic::set_hook(Box::new(move |panic| {
+        server.log(
+            LogLevel::Warning,
+            &format!("geartrain internal error: {panic}"),
+        );
+    }));
+}
+
+/// The door of the command at `AT` in the table.
+extern "C" fn enter<const AT: usize>(
+    ctx: *mut RedisModuleCtx,
+    argv: *mut *mut RedisModuleString,
+    argc: c_int,
+) -> c_int {
+    let ctx = Ctx::of_callback(ctx);
+    let entered = guard(|| match (MODULE.get(), COMMANDS.get(AT)) {
+        (Some(module), Some(command)) => (command.handler)(module, ctx, &ctx.args(argv, argc)),
+        _ => ctx.error(b"ERR the module is not loaded"),
+    });
+    if entered.is_none() {
+        ctx.error(b"ERR internal error in geartrain; the server log has more");
+    }
+    raw::DONE
+}
+
+/// One door for each command, by position.
+const DOORS: [raw::CommandCallback; COMMANDS.len()] = [
+    enter::<0>,
+    enter::<1>,
+    enter::<2>,
+    enter::<3>,
+    enter::<4>,
+    enter::<5>,
+    enter::<6>,
+    enter::<7>,
+    enter::<8>,
+    enter::<9>,
+    enter::<10>,
+    enter::<11>,
+];
+
+fn register_commands(ctx: *mut RedisModuleCtx) -> Result<(), String> {
+    for (command, door) in COMMANDS.iter().zip(DOORS) {
+        if !raw::create_command(ctx, command, door) {
+            return Err(format!(
+                "the server does not take the command {}",
+                command.name
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Fields of INFO.
+extern "C" fn info(ctx: *mut RedisModuleInfoCtx, _for_crash_report: c_int) {
+    guard(|| {
+        let (Some(module), info) = (MODULE.get(), Info::of_callback(ctx)) else {
+            return;
+        };
+        if info.section(c"") {
+            info.text(c"geartrain_version", env!("CARGO_PKG_VERSION"));
+            info.number(c"nexecutions", module.registry.len() as u64);
+            info.number(c"nregistrations", 0);
+        }
+        if info.section(c"python_stats") {
+            let [total, peak, current] = python::memory();
+            info.number(c"TotalAllocated", total as u64);
+            info.number(c"PeakAllocated", peak as u64);
+            info.number(c"CurrAllocated", current as u64);
+        }
+    });
+}

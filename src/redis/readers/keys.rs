@@ -1,0 +1,215 @@
+//! KeysReader and KeysOnlyReader: keys by pattern or by name, with values or without.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::engine::glob::Pattern;
+use crate::engine::{Chunk, KeyType, KeysRange, Need, Reader, RecordError};
+
+use crate::redis::lock::{Lock, SLICE};
+use crate::redis::raw::{self, Key, Scan, Server, Visitor};
+
+/// A chunk is handed on when it has so many records or bytes, or when the slice of the lock ends.
+const MOST_RECORDS: usize = 1000;
+const MOST_BYTES: usize = 256 << 10;
+/// Keys between two looks at the clock.
+const BETWEEN_LOOKS: usize = 16;
+
+/// Which values are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Values {
+    /// None, nor types.
+    None,
+    /// Those that RedisGears 1.x reads: strings, lists and hashes.
+    Common,
+    /// Those of sets, sorted sets and streams as well.
+    All,
+}
+
+impl Values {
+    /// By the arguments of `run`.
+    pub(super) fn of(read: bool, all: bool) -> Self {
+        match (read, all) {
+            (false, _) => Self::None,
+            (true, false) => Self::Common,
+            (true, true) => Self::All,
+        }
+    }
+}
+
+/// Reads keys, a slice of the server lock at a time.
+pub(super) struct KeysReader {
+    lock: Arc<Lock>,
+    scan: Scan,
+    what: What,
+    /// `None`: names only.
+    values: Option<Values>,
+    counted: bool,
+    ended: bool,
+}
+
+enum What {
+    Matching(Pattern),
+    Named(Vec<u8>),
+}
+
+impl KeysReader {
+    /// A reader at its beginning. Without `values` its records are names.
+    pub(super) fn new(
+        lock: Arc<Lock>,
+        range: &KeysRange,
+        need: Need,
+        values: Option<Values>,
+    ) -> Self {
+        let what = match range {
+            KeysRange::Pattern(pattern) => What::Matching(Pattern::new(pattern)),
+            KeysRange::Exact(name) => What::Named(name.clone()),
+        };
+        let counted = need == Need::Number;
+        Self {
+            lock,
+            scan: Scan::new(),
+            what,
+            values,
+            counted,
+            ended: false,
+        }
+    }
+
+    fn chunk(&self) -> Chunk {
+        match (self.counted, self.values) {
+            (true, _) => Chunk::counted(0),
+            (false, None) => Chunk::names(),
+            (false, Some(_)) => Chunk::keys(),
+        }
+    }
+}
+
+impl Reader for KeysReader {
+    fn read(&mut self) -> Result<Option<Chunk>, RecordError> {
+        if self.ended {
+            return Ok(None);
+        }
+        let (mut chunk, values) = (self.chunk(), self.values);
+        let scan = &mut self.scan;
+        self.ended = match &self.what {
+            What::Named(name) => self.lock.with(|server| {
+                raw::with_key(server, scan, name, |key| {
+                    write(&mut chunk, values, name, key);
+                    true
+                })
+            }),
+            What::Matching(pattern) => self.lock.with(|server| {
+                let mut slice = Slice {
+                    pattern,
+                    values,
+                    chunk: &mut chunk,
+                };
+                !slice.fill(server, scan)
+            }),
+        };
+        Ok(Some(chunk))
+    }
+}
+
+/// One hold of the lock.
+struct Slice<'a> {
+    pattern: &'a Pattern,
+    values: Option<Values>,
+    chunk: &'a mut Chunk,
+}
+
+impl Slice<'_> {
+    /// Walks until there is enough; `false` when all keys were seen.
+    fn fill(&mut self, server: Server, scan: &mut Scan) -> bool {
+        let begin = Instant::now();
+        let mut looked = (0, 0);
+        let mut steps = 0;
+        while scan.step(server, self) {
+            steps += 1;
+            let (records, bytes) = (self.chunk.len(), self.chunk.size());
+            if records >= MOST_RECORDS || bytes >= MOST_BYTES {
+                return true;
+            }
+            // Large values take long to copy: look after each of them.
+            if steps - looked.0 >= BETWEEN_LOOKS || bytes - looked.1 >= MOST_BYTES / 8 {
+                if begin.elapsed() >= SLICE {
+                    return true;
+                }
+                looked = (steps, bytes);
+            }
+        }
+        false
+    }
+}
+
+impl Visitor for Slice<'_> {
+    #[inline]
+    fn key(&mut self, name: &[u8], key: &Key<'_>) {
+        // A key whose time is over is gone, even if nobody came by to remove it.
+        if self.pattern.matches(name) && !key.is_expired() {
+            write(self.chunk, self.values, name, Some(key));
+        }
+    }
+}
+
+#[inline]
+fn write(chunk: &mut Chunk, values: Option<Values>, name: &[u8], key: Option<&Key<'_>>) {
+    if chunk.is_counted() {
+        return chunk.push_counted();
+    }
+    let Some(values) = values else {
+        return chunk.push_name(name);
+    };
+    if values == Values::None {
+        let mark = chunk.begin_key(name, None);
+        return chunk.end_record(mark);
+    }
+    let kind = key.map_or(KeyType::Empty, Key::kind);
+    let shown = match kind {
+        // What RedisGears 1.x calls it.
+        KeyType::Stream if values == Values::Common => KeyType::Unknown,
+        other => other,
+    };
+    let mark = chunk.begin_key(name, Some(shown));
+    match key {
+        Some(key) => value(chunk, values, kind, key),
+        None => chunk.no_value(),
+    }
+    chunk.end_record(mark);
+}
+
+#[inline]
+fn value(chunk: &mut Chunk, values: Values, kind: KeyType, key: &Key<'_>) {
+    let all = values == Values::All;
+    let (mark, count) = match kind {
+        KeyType::String => return key.string(chunk),
+        KeyType::Hash => {
+            let mark = chunk.begin_hash();
+            (mark, key.hash(chunk))
+        }
+        KeyType::List => {
+            let mark = chunk.begin_list();
+            (mark, key.list(chunk))
+        }
+        KeyType::Set if all => {
+            let mark = chunk.begin_set();
+            (mark, key.set(chunk))
+        }
+        KeyType::Zset if all => {
+            let mark = chunk.begin_zset();
+            (mark, key.zset(chunk))
+        }
+        KeyType::Stream if all => {
+            let mark = chunk.begin_stream();
+            (mark, key.stream(chunk))
+        }
+        KeyType::Set
+        | KeyType::Zset
+        | KeyType::Stream
+        | KeyType::Module
+        | KeyType::Empty
+        | KeyType::Unknown => return chunk.no_value(),
+    };
+    chunk.end_value(&mark, count);
+}

@@ -1,0 +1,43 @@
+//! Records out of the keyspace.
+
+mod keys;
+mod stream;
+
+use std::sync::Arc;
+
+use super::lock::Lock;
+use crate::engine::{Need, Reader, ReaderSpec, Readers};
+
+/// Opens readers of the server's data.
+pub(super) struct ServerReaders {
+    pub(super) lock: Arc<Lock>,
+}
+
+impl Readers for ServerReaders {
+    fn open(&self, spec: &ReaderSpec, need: Need) -> Box<dyn Reader> {
+        match spec {
+            ReaderSpec::Keys {
+                range,
+                read_value,
+                all_values,
+            } => {
+                let values = keys::Values::of(*read_value, *all_values);
+                Box::new(keys::KeysReader::new(
+                    self.lock.clone(),
+                    range,
+                    need,
+                    Some(values),
+                ))
+            }
+            ReaderSpec::KeyNames { pattern } => {
+                let range = crate::engine::KeysRange::Pattern(pattern.clone());
+                Box::new(keys::KeysReader::new(self.lock.clone(), &range, need, None))
+            }
+            ReaderSpec::Stream { key, after } => Box::new(stream::StreamReader::new(
+                self.lock.clone(),
+                key.clone(),
+                after.clone(),
+            )),
+        }
+    }
+}

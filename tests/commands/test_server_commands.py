@@ -1,0 +1,155 @@
+"""What the server says about the module: commands, categories, MODULE LIST, INFO."""
+
+import pytest
+from env import pairs
+
+COMMANDS = [
+    "rg.pyexecute",
+    "rg.getresults",
+    "rg.getresultsblocking",
+    "rg.dumpexecutions",
+    "rg.getexecution",
+    "rg.dropexecution",
+    "rg.abortexecution",
+    "rg.configget",
+    "rg.configset",
+    "rg.pystats",
+    "rg.infocluster",
+    "rg.refreshcluster",
+]
+READING = [
+    "rg.getresults",
+    "rg.dumpexecutions",
+    "rg.getexecution",
+    "rg.configget",
+    "rg.pystats",
+    "rg.infocluster",
+]
+
+
+def flags(env, name):
+    (info,) = env.call("COMMAND", "INFO", name)
+    return set(info[2])
+
+
+def categories_are_known(env):
+    """Modules have no categories on Redis 7.0."""
+    version = env.client.info("server")["redis_version"].split(".")
+    return (int(version[0]), int(version[1])) >= (7, 2)
+
+
+def test_module_list(env):
+    modules = [pairs(module) for module in env.call("MODULE", "LIST")]
+    (module,) = [module for module in modules if module[b"name"] == b"rg"]
+    assert module[b"ver"] == 10213
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_exists(env, name):
+    (info,) = env.call("COMMAND", "INFO", name)
+    assert info[0].decode().lower() == name
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_is_described(env, name):
+    _, docs = env.call("COMMAND", "DOCS", name)
+    assert len(pairs(docs)[b"summary"]) > 10
+
+
+def test_commands_have_no_keys(env):
+    for name in COMMANDS:
+        (info,) = env.call("COMMAND", "INFO", name)
+        assert info[3:6] == [0, 0, 0]
+
+
+def test_flags_of_pyexecute(env):
+    assert {"admin", "noscript", "denyoom", "write"} <= flags(env, "rg.pyexecute")
+
+
+def test_flags_of_configset(env):
+    assert {"admin", "noscript"} <= flags(env, "rg.configset")
+    assert "readonly" not in flags(env, "rg.configset")
+
+
+@pytest.mark.parametrize("name", READING)
+def test_reading_commands(env, name):
+    assert "readonly" in flags(env, name)
+    assert "write" not in flags(env, name)
+
+
+@pytest.mark.parametrize("category", ["admin", "dangerous"])
+@pytest.mark.parametrize("name", ["rg.pyexecute", "rg.configset"])
+def test_categories(env, category, name):
+    if not categories_are_known(env):
+        pytest.skip("this server has no categories for modules")
+    assert name.encode() in [word.lower() for word in env.call("ACL", "CAT", category)]
+
+
+def test_unload_is_refused(env):
+    assert "unload" in env.error("MODULE", "UNLOAD", "rg").lower()
+    assert env.results("GB('ShardsIDReader').run()") == ["1"]
+
+
+def test_info(env):
+    info = env.client.info("rg")
+    assert info["rg_nexecutions"] == 0
+    assert info["rg_nregistrations"] == 0
+    env.wait(env.start("GB('ShardsIDReader').run()"))
+    assert env.client.info("rg")["rg_nexecutions"] == 1
+
+
+def test_info_of_the_allocator(env):
+    info = env.client.info("rg")
+    assert 0 < info["rg_CurrAllocated"] <= info["rg_PeakAllocated"] <= info["rg_TotalAllocated"]
+
+
+def test_info_while_executions_run(env):
+    env.start(
+        """
+        def forever(x):
+            while True:
+                pass
+        GB('ShardsIDReader').foreach(forever).run()
+        """
+    )
+    assert env.client.info("rg")["rg_nexecutions"] == 1
+    assert "rg_nexecutions" in env.client.info("everything")
+
+
+def test_pystats(env):
+    reply = env.call("RG.PYSTATS")
+    assert reply[::2] == [b"TotalAllocated", b"PeakAllocated", b"CurrAllocated"]
+    total, peak, current = reply[1::2]
+    assert 0 < current <= peak <= total
+    assert env.call("RG.PYSTATS", "more", "words")[::2] == reply[::2]
+
+
+def test_pystats_counts(env):
+    before = pairs(env.call("RG.PYSTATS"))[b"TotalAllocated"]
+    env.results("GB('PythonReader', lambda: (str(i) * 100 for i in range(1000))).count().run()")
+    assert pairs(env.call("RG.PYSTATS"))[b"TotalAllocated"] > before
+
+
+def test_pystats_without_our_allocator(new_env):
+    reply = new_env("OverridePythonAllocators", 0).call("RG.PYSTATS")
+    assert reply == [b"TotalAllocated", 0, b"PeakAllocated", 0, b"CurrAllocated", 0]
+
+
+def test_infocluster(env):
+    assert env.call("RG.INFOCLUSTER") == b"no cluster mode"
+    assert env.call("RG.INFOCLUSTER", "more", "words") == b"no cluster mode"
+
+
+def test_refreshcluster(env):
+    assert env.call("RG.REFRESHCLUSTER") == "OK"
+    assert env.call("RG.REFRESHCLUSTER", "more", "words") == "OK"
+    assert env.call("RG.INFOCLUSTER") == b"no cluster mode"
+    assert env.results("GB('ShardsIDReader').run()") == ["1"]
+
+
+def test_output_of_a_script_is_in_the_log(env):
+    env.execute(
+        "print('to standard output')\nimport sys\nprint('to standard error', file=sys.stderr)"
+    )
+    assert "to standard output" in env.server.log()
+    assert "to standard error" in env.server.log()

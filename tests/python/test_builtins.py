@@ -1,0 +1,262 @@
+"""atomic, configGet, hashtag, log, flat_error, isAsyncAllow, isInAtomicBlock."""
+
+import pytest
+
+
+def value(env, expression):
+    """The repr of the value; a sign in front of a result would change its reply."""
+    text = env.result(f"GB('ShardsIDReader').map(lambda x: '=' + repr({expression})).run()")
+    assert text[0] == "="
+    return text[1:]
+
+
+def test_atomic(env):
+    env.results(
+        """
+        def work(x):
+            with atomic():
+                execute('set', 'a', 1)
+                execute('set', 'b', 2)
+        GB('ShardsIDReader').foreach(work).run()
+        """
+    )
+    assert env.client.mget("a", "b") == ["1", "2"]
+
+
+def test_nothing_happens_during_an_atomic_block(env):
+    """Another client counts: it gets on between blocks, and not within one."""
+    identifier = env.start(
+        """
+        def count():
+            return int(execute('get', 'count') or 0)
+        def work(x):
+            start = count()
+            while count() == start:
+                pass
+            with atomic():
+                first = count()
+                for _ in range(200):
+                    if count() != first:
+                        return 'changed'
+            return 'quiet'
+        GB('PythonReader', lambda: (i for i in range(20))).map(work).distinct().run()
+        """
+    )
+    while env.status(identifier) != "done":
+        env.client.incr("count")
+    assert env.wait(identifier) == (["quiet"], [])
+
+
+def test_atomic_reaches_a_replica_as_one_transaction(new_env):
+    master = new_env()
+    replica = new_env(options=["--replicaof", "127.0.0.1", master.server.port])
+    master.client.wait(1, 60000)
+    with replica.server.wire() as monitor:
+        assert monitor.call("MONITOR") == "OK"
+        master.execute("with atomic():\n  execute('set', 'a', 1)\n  execute('set', 'b', 2)")
+        master.client.set("end", 1)
+        seen = []
+        while not (seen and '"end"' in seen[-1]):
+            seen.append(str(monitor.receive()).lower())
+    words = [line.split("] ", 1)[1] for line in seen]
+    start = words.index('"multi"')
+    assert [word.split()[0] for word in words[start : start + 4]] == [
+        *('"multi"', '"set"', '"set"', '"exec"')
+    ]
+
+
+def test_atomic_at_top_level(env):
+    env.execute("with atomic():\n    execute('set', 'x', isInAtomicBlock())")
+    assert env.client.get("x") == "True"
+
+
+def test_is_in_atomic_block(env):
+    script = """
+    def work(x):
+        before = isInAtomicBlock()
+        with atomic():
+            inside = isInAtomicBlock()
+        return [before, inside, isInAtomicBlock()]
+    GB('ShardsIDReader').map(work).run()
+    """
+    assert env.results(script) == ["[False, True, False]"]
+
+
+def test_an_exception_leaves_the_block(env):
+    (error,) = env.errors(
+        """
+        def work(x):
+            with atomic():
+                execute('set', 'x', 1)
+                raise ValueError('inside')
+        GB('ShardsIDReader').foreach(work).run()
+        """
+    )
+    assert "ValueError: inside" in error
+    assert env.client.get("x") == "1"
+    assert value(env, "isInAtomicBlock()") == "False"
+
+
+def test_atomic_does_not_nest(env):
+    (error,) = env.errors(
+        """
+        def work(x):
+            with atomic():
+                with atomic():
+                    pass
+        GB('ShardsIDReader').foreach(work).run()
+        """
+    )
+    assert "Already inside an atomic block" in error
+    assert env.client.ping()
+    assert value(env, "isInAtomicBlock()") == "False"
+
+
+def test_a_block_is_not_left_twice(env):
+    assert "Not inside an atomic block" in env.refused("atomic().__exit__(None, None, None)")
+
+
+def test_a_block_that_is_never_left(env):
+    """Whoever forgets to leave must not stop the server for ever."""
+    env.run("GB('ShardsIDReader').foreach(lambda x: atomic().__enter__() and None).run()")
+    assert env.client.ping()
+    env.execute("block = atomic()\nblock.__enter__()")
+    assert env.client.ping()
+    assert value(env, "isInAtomicBlock()") == "False"
+
+
+def test_many_atomic_blocks_at_once(env):
+    script = """
+    def work(x):
+        with atomic():
+            execute('set', 'n', int(execute('get', 'n') or 0) + 1)
+    GB('PythonReader', lambda: (i for i in range(500))).foreach(work).count().run()
+    """
+    identifiers = [env.start(script) for _ in range(4)]
+    assert [env.wait(identifier) for identifier in identifiers] == [(["500"], [])] * 4
+    assert env.client.get("n") == "2000"
+
+
+def test_hashtag(env):
+    assert value(env, "hashtag()") == "'06S'"
+    env.execute("execute('set', '{%s}x' % hashtag(), 1)")
+    assert env.client.keys() == ["{06S}x"]
+
+
+def test_config_get(env):
+    env.config("colour", "blue")
+    assert value(env, "configGet('colour')") == "'blue'"
+    assert value(env, "configGet('Colour')") == "None"
+    assert value(env, "configGet('no')") == "None"
+    assert value(env, "gearsConfigGet('colour', 'red')") == "'blue'"
+    assert value(env, "gearsConfigGet('no', 'red')") == "'red'"
+    assert value(env, "gearsConfigGet('no')") == "None"
+
+
+def test_config_get_at_top_level(env):
+    env.config("shape", "round")
+    env.execute("execute('set', 'x', configGet('shape'))")
+    assert env.client.get("x") == "round"
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        ("configGet()", "get_config function must get a single key input"),
+        ("configGet('a', 'b')", "get_config function must get a single key input"),
+        ("configGet(1)", "get_config key must be a string"),
+        ("log()", "log function must get a log message as input"),
+        ("log(1)", "Log message must be a string"),
+        ("log('x', level=1)", "Log level must be a sting (debug/verbose/notice/warning)"),
+        (
+            "log('x', level='loud')",
+            "Log level should be one of the following : debug,verbose,notice,warning",
+        ),
+        ("flat_error()", "not enough arguments for time flat error"),
+    ],
+)
+def test_wrong_arguments(env, call, text):
+    assert text in env.refused(call)
+
+
+@pytest.mark.parametrize(
+    "call", ["log('{}')", "log('{}', level='warning')", "log('{}', level='notice')"]
+)
+def test_log(env, call):
+    message = f"a message {hash(call)}"
+    env.execute(call.format(message))
+    assert f"GEARS: {message}\n" in env.server.log()
+
+
+def test_log_below_the_level_of_the_server(env):
+    env.execute("log('not to be seen', level='debug')\nlog('neither this', level='verbose')")
+    assert "not to be seen" not in env.server.log()
+    assert "neither this" not in env.server.log()
+    env.client.config_set("loglevel", "debug")
+    env.execute("log('now to be seen', level='debug')")
+    env.client.config_set("loglevel", "notice")
+    assert "GEARS: now to be seen\n" in env.server.log()
+
+
+def test_log_in_a_step(env):
+    env.results("GB('ShardsIDReader').foreach(lambda x: log('from a step')).run()")
+    assert "GEARS: from a step\n" in env.server.log()
+
+
+def test_log_with_the_level_first(env):
+    """The old order of arguments."""
+    env.execute("log('warning', 'the old order')")
+    assert "GEARS: the old order\n" in env.server.log()
+
+
+def test_log_does_not_format(env):
+    env.execute("log('100%s %n %d')")
+    assert "GEARS: 100%s %n %d\n" in env.server.log()
+
+
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [("Log('old name')", None), ("ConfigGet('no')", None), ("GearsConfigGet('no', 'd')", "d")],
+)
+def test_old_names(env, call, expected):
+    assert value(env, call) == repr(expected)
+
+
+def test_flat_error(env):
+    for statement in ["flat_error('just this')", "raise flat_error('just this')"]:
+        script = f"""
+        def fail(x):
+            {statement}
+        GB('ShardsIDReader').foreach(fail).run()
+        """
+        assert env.errors(script) == ["just this"]
+        assert env.refused(statement) == "just this"
+
+
+def test_flat_error_of_anything(env):
+    assert env.errors("GB('ShardsIDReader').map(lambda x: flat_error([1])).run()") == ["[1]"]
+
+
+def test_flat_error_without_traceback_setting(env):
+    env.config("PythonAttemptTraceback", 0)
+    assert env.errors("GB('ShardsIDReader').map(lambda x: flat_error('x')).run()") == ["x"]
+
+
+def test_exception_classes(env):
+    env.execute(
+        """
+        import redisgears
+        names = {'GearsError': 'error', 'GearsFlatError': 'flat_error',
+                 'GearsForceStopped': 'forcestopped'}
+        for alias, name in names.items():
+            error = getattr(redisgears, alias)
+            assert issubclass(error, Exception)
+            assert (error.__module__, error.__name__) == ('gears', name), error
+        """
+    )
+
+
+def test_is_async_allow(env):
+    assert value(env, "isAsyncAllow()") == "True"
+    env.execute("execute('set', 'x', isAsyncAllow())")
+    assert env.client.get("x") == "False"

@@ -1,0 +1,189 @@
+"""What a script finds in its globals, and the modules it may import."""
+
+import pytest
+
+NAMES = [
+    *("GearsBuilder", "GB", "execute", "atomic", "configGet", "gearsConfigGet"),
+    *("hashtag", "log", "gearsFuture", "createFuture", "setFutureResults"),
+    *("setFutureException", "runCoroutine", "call_next", "get_command"),
+    *("override_reply", "flat_error", "isAsyncAllow", "isInAtomicBlock"),
+    *("registerTE", "gearsCtx", "PyFlatExecution", "GearsSession", "GearsFuture"),
+    *("getGearsSession", "setGearsSession", "registerGearsThread", "Log"),
+    *("ConfigGet", "GearsConfigGet", "redisgears", "rg", "createKeysOnlyReader"),
+    *("shardReaderCallback", "asyncio", "Thread", "Future", "copy", "io", "sys"),
+]
+MODULE_NAMES = [
+    *("gearsCtx", "registerGearsThread", "getGearsSession", "setGearsSession"),
+    *("isInAtomicBlock", "gearsFutureCtx", "atomicCtx", "executeCommand", "log"),
+    *("config_get", "getMyHashTag", "registerTimeEvent", "callNext"),
+    *("getCommand", "overrideReply", "isAsyncAllow", "flatError"),
+    *("PyExecutionSession", "PyFlatExecution", "PyAtomic", "PyFuture"),
+    *("GearsError", "GearsForceStopped", "GearsFlatError"),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_globals(env, name):
+    env.execute(f"execute('set', 'found', '{name}' in globals())")
+    assert env.client.get("found") == "True"
+
+
+@pytest.mark.parametrize("name", MODULE_NAMES)
+def test_names_of_the_module(env, name):
+    env.execute(f"from redisgears import {name}")
+
+
+@pytest.mark.parametrize("name", ["executeBinary", "overrideReply", "callNext", "flatError"])
+def test_names_that_do_not_exist(env, name):
+    assert f"name '{name}' is not defined" in env.refused(f"{name}()")
+
+
+def test_the_globals_are_functions_of_the_module(env):
+    env.execute(
+        """
+        import redisgears
+        assert redisgears is rg
+        pairs = {
+            'execute': 'executeCommand', 'atomic': 'atomicCtx', 'hashtag': 'getMyHashTag',
+            'configGet': 'config_get', 'flat_error': 'flatError', 'log': 'log',
+            'isInAtomicBlock': 'isInAtomicBlock', 'isAsyncAllow': 'isAsyncAllow',
+        }
+        for name, other in pairs.items():
+            assert globals()[name] is getattr(redisgears, other), name
+        """
+    )
+
+
+def test_argv(env):
+    env.execute("import sys\nexecute('set', 'argv', str(sys.argv))")
+    assert env.client.get("argv") == "['Embeded']"
+
+
+def test_a_script_is_not_main(env):
+    env.execute("execute('set', 'name', __name__)")
+    assert env.client.get("name") != "__main__"
+
+
+def test_modules_are_shared_and_globals_are_not(env):
+    env.execute("import json\njson.mark = 5\nmark = 5")
+    env.execute("import json\nexecute('set', 'seen', f\"{json.mark} {'mark' in globals()}\")")
+    assert env.client.get("seen") == "5 False"
+
+
+def test_changing_a_builtin_name_stays_in_the_script(env):
+    env.execute("GB = None\nexecute = None")
+    assert env.results("GB('ShardsIDReader').foreach(lambda x: execute('ping')).run()") == ["1"]
+
+
+@pytest.mark.parametrize(
+    "name", ["json", "ssl", "ctypes", "decimal", "hashlib", "sqlite3", "multiprocessing", "pickle"]
+)
+def test_extension_modules(env, name):
+    env.execute(f"import {name}")
+
+
+def test_text_is_utf8_everywhere(env):
+    env.execute(
+        "import sys\n"
+        "execute('set', 'e', sys.getfilesystemencoding() + ' ' + sys.getdefaultencoding())"
+    )
+    assert env.client.get("e") == "utf-8 utf-8"
+
+
+def test_text_of_a_script_is_utf8(env):
+    env.execute("execute('set', 'ключ', 'été')")
+    assert env.client.get("ключ") == "été"
+
+
+def test_classes_decorators_and_closures(env):
+    assert env.results(
+        """
+        import functools
+        class Counter:
+            def __init__(self): self.seen = 0
+            def __call__(self, x):
+                self.seen += x
+                return self.seen
+        counter = Counter()
+        def twice(f):
+            @functools.wraps(f)
+            def inner(x):
+                return f(f(x))
+            return inner
+        @twice
+        def add(x):
+            return x + 1
+        GB('PythonReader', lambda: (i for i in range(3))).map(add).map(lambda x: counter(x)).run()
+        """
+    ) == ["2", "5", "9"]
+
+
+def test_threads_of_a_script(env):
+    env.execute(
+        """
+        seen = []
+        def work():
+            registerGearsThread()
+            seen.append(execute('incr', 'count'))
+        threads = [Thread(target=work) for _ in range(4)]
+        for thread in threads: thread.start()
+        for thread in threads: thread.join()
+        assert sorted(seen) == [1, 2, 3, 4]
+        """
+    )
+
+
+def test_the_session(env):
+    env.execute(
+        """
+        session = getGearsSession()
+        assert session is not None
+        setGearsSession(None)
+        assert getGearsSession() is None
+        with GearsSession(session):
+            assert getGearsSession() is not None
+        setGearsSession(session)
+        """
+    )
+    assert "Given object is not of type GearsSession" in env.refused("setGearsSession(5)")
+    text = env.refused("setGearsSession(1, 2)")
+    assert "Wrong number of args given to setGearsSession" in text
+
+
+LATER = [
+    "GB().register()",
+    "GB('StreamReader').register('s')",
+    "GB('CommandReader').register(trigger='t')",
+    "createFuture()",
+    "setFutureResults(None, 1)",
+    "setFutureException(None, 'x')",
+    "runCoroutine(None)",
+    "gearsFuture()",
+    "call_next()",
+    "get_command()",
+    "override_reply(1)",
+    "registerTE(1, lambda: None)",
+]
+
+
+@pytest.mark.parametrize("call", LATER)
+def test_later_features_at_top_level(env, call):
+    assert "not available yet" in env.refused(call)
+
+
+@pytest.mark.parametrize("call", LATER)
+def test_later_features_in_a_step(env, call):
+    (error,) = env.errors(f"GB('ShardsIDReader').map(lambda x: {call}).run()")
+    assert "not available yet" in error
+
+
+def test_a_script_goes_on_after_a_later_feature(env):
+    assert env.results(
+        """
+        try:
+            GB().register()
+        except Exception as error:
+            assert 'not available yet' in str(error)
+        GB('ShardsIDReader').run()
+        """
+    ) == ["1"]

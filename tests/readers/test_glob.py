@@ -1,0 +1,54 @@
+"""The pattern of KeysReader means what the server's own KEYS means."""
+
+import hypothesis
+import hypothesis.strategies as st
+import pytest
+
+ALPHABET = "ab*?[]^-\\é\0"
+KEYS = sorted(
+    {a + b + c for a in ["", *"ab*[\\"] for b in ["", *"ab]^-"] for c in ["", *"a?éb\0"]}
+    | {"aaa", "abab", "ba", "[ab]", "a" * 50}
+)
+
+
+@pytest.fixture(scope="module")
+def keys(shared_server):
+    client = shared_server.client()
+    client.flushall()
+    client.mset(dict.fromkeys(KEYS, "v"))
+    yield client
+    client.flushall()
+    client.close()
+
+
+pieces = st.one_of(
+    st.sampled_from(ALPHABET),
+    st.sampled_from(["[a", "[^a", "[a-b]", "[b-a]", "[", "[]", "[^]", "\\", "\\*", "**", "[\\]]"]),
+)
+patterns = st.lists(pieces, min_size=1, max_size=6).map("".join)
+
+
+@hypothesis.settings(max_examples=150)
+@hypothesis.given(pattern=patterns)
+def test_pattern(keys, pattern):
+    script = f"GB().map(lambda r: 'k' + r['key']).run({pattern!r})"
+    with keys.pipeline(transaction=False) as pipe:
+        pipe.execute_command("RG.PYEXECUTE", script)
+        pipe.keys(pattern)
+        (results, errors), expected = pipe.execute()
+    assert errors == []
+    # a result that starts with a sign would not be delivered as it is
+    assert sorted(results) == sorted("k" + key for key in expected)
+
+
+@hypothesis.settings(max_examples=50)
+@hypothesis.given(pattern=patterns)
+def test_pattern_without_values(keys, pattern):
+    with keys.pipeline(transaction=False) as pipe:
+        pipe.execute_command("RG.PYEXECUTE", f"GB().count().run({pattern!r})")
+        pipe.execute_command("RG.PYEXECUTE", f"GB('KeysOnlyReader').count().run({pattern!r})")
+        pipe.keys(pattern)
+        keys_reader, keys_only_reader, expected = pipe.execute()
+    count = [[str(len(expected))] if expected else [], []]
+    assert keys_reader == count
+    assert keys_only_reader == count

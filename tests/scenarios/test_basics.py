@@ -1,0 +1,321 @@
+"""Acceptance scenarios of running plans."""
+
+import ast
+
+import pytest
+from wire import Error
+
+
+def hundred(env):
+    env.client.mset({str(i): str(i) for i in range(100)})
+
+
+def pairs_of(results):
+    return sorted(
+        (record["key"], record["value"]) for record in (ast.literal_eval(r) for r in results)
+    )
+
+
+ADD = "lambda a, r: a + r"
+BY_HALF = "lambda r: 0 if int(r['value']) < 50 else 100"
+
+
+def test_bas_01_a_sum_over_shards(env):
+    hundred(env)
+    script = f"""
+    GB('ShardsIDReader').map(lambda x: int(execute('dbsize'))).aggregate(0, {ADD}, {ADD}).run()
+    """
+    assert env.results(script) == ["100"]
+
+
+def test_bas_02_a_sum_over_key_names(env):
+    hundred(env)
+    script = f"""
+    GB('KeysOnlyReader').map(lambda k: int(execute('get', k))).aggregate(0, {ADD}, {ADD}).run()
+    """
+    assert env.results(script) == ["4950"]
+
+
+def test_bas_03_aggregate(env):
+    hundred(env)
+    script = f"GearsBuilder().map(lambda r: int(r['value'])).aggregate(0, {ADD}, {ADD}).run()"
+    assert env.run(script) == (["4950"], [])
+
+
+def test_bas_04_count(env):
+    hundred(env)
+    assert env.results("GearsBuilder().count().run()") == ["100"]
+
+
+def test_bas_05_countby(env):
+    hundred(env)
+    results = env.results(f"GB().map({BY_HALF}).countby(lambda x: x).collect().run()")
+    assert pairs_of(results) == [("0", 50), ("100", 50)]
+
+
+def test_bas_06_aggregation_per_shard(env):
+    hundred(env)
+    script = f"""
+    GB().map({BY_HALF}).__localAggregateby__(lambda x: x, 0, lambda k, a, r: 1 + a).run()
+    """
+    assert pairs_of(env.results(script)) == [("0", 50), ("100", 50)]
+
+
+def test_bas_07_filter_unblocking(env):
+    hundred(env)
+    identifier = env.start("GB().filter(lambda r: int(r['value']) >= 50).run()")
+    results, errors = env.wait(identifier)
+    assert errors == []
+    values = sorted(int(ast.literal_eval(r)["value"]) for r in results)
+    assert values == list(range(50, 100))
+
+
+def test_bas_08_map_unblocking(env):
+    hundred(env)
+    results, errors = env.wait(env.start("GB().map(lambda r: r['value']).run()"))
+    assert errors == []
+    assert set(results) == {str(i) for i in range(100)}
+
+
+def test_bas_09_accumulate(env):
+    hundred(env)
+    script = """
+    GB().map(lambda r: int(r['value'])).accumulate(lambda a, r: r + (a or 0)).collect() \\
+        .accumulate(lambda a, r: r + (a or 0)).map(lambda r: str(r)).run()
+    """
+    assert env.results(script) == ["4950"]
+
+
+def test_bas_10_repartition_and_bytes(env):
+    env.client.set("x", 1)
+    env.results(
+        """
+        GB().repartition(lambda r: 'y') \\
+            .foreach(lambda r: execute('set', 'y', bytes([1, 2, 3]))).run()
+        """
+    )
+    assert env.binary.get("y") == b"\1\2\3"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "GB('KeysOnlyReader').run()",
+        "GB('KeysOnlyReader', defaultArg='*').run()",
+        "GB('KeysOnlyReader').run('*')",
+    ],
+)
+def test_bas_11_keys_only(env, call):
+    env.client.mset({"xx": 1, "xy": 1, "y": 1})
+    assert sorted(env.results(call)) == ["xx", "xy", "y"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"), [("x*", ["xx", "xy"]), ("xx*", ["xx"]), ("xx", ["xx"])]
+)
+def test_bas_12_keys_only_with_a_pattern(env, pattern, expected):
+    env.client.mset({"xx": 1, "xy": 1, "y": 1})
+    assert sorted(env.results(f"GB('KeysOnlyReader').run('{pattern}')")) == expected
+    assert sorted(env.results(f"GB('KeysOnlyReader', defaultArg='{pattern}').run()")) == expected
+
+
+def test_bas_13_flatmap_and_limit(env):
+    env.client.lpush("l", "a", "b", "c")
+    results = env.results("GB().flatmap(lambda r: r['value']).limit(1).collect().run('l')")
+    assert results == ["a"]
+
+
+def test_bas_14_limit_with_an_offset(env):
+    env.client.lpush("l", "1", "2", "3", "4", "5")
+    assert env.results("GB().flatmap(lambda r: r['value']).limit(1, 3).run('l')") == ["4"]
+
+
+def test_bas_15_a_stream(env):
+    env.client.xadd("s", {"a": "1", "b": "2"})
+    record = ast.literal_eval(env.result("GB('StreamReader').run('s')"))
+    assert record["value"] == {"a": "1", "b": "2"}
+
+
+def test_bas_18_nul_bytes(env):
+    env.binary.set(b"x", b"a\0b")
+    env.results("GB().foreach(lambda r: execute('SET', 'y', r['value'])).run('x')")
+    assert env.binary.get(b"y") == b"a\0b"
+
+
+def test_bas_20_every_key_once(env):
+    env.client.mset({f"pre{i}": 1 for i in range(2000)})
+    env.client.set("other", 1)
+    assert env.results("GB().count().run('pre*')") == ["2000"]
+    assert env.results("GB().count().run('other')") == ["1"]
+
+
+def test_bas_21_globals_are_per_script(env):
+    script = """
+    if 'counter' not in globals():
+        counter = 0
+    def count(x):
+        global counter
+        counter += 1
+        return counter
+    GB('ShardsIDReader').map(count).run()
+    """
+    assert env.results(script) == env.results(script) == ["1"]
+
+
+ENDLESS = """
+def forever(x):
+    while True:
+        pass
+GB('ShardsIDReader').map(forever).run()
+"""
+
+
+def running_and_queued(new_env):
+    env = new_env("ExecutionThreads", 1)
+    running = env.start(ENDLESS)
+    queued = env.start(ENDLESS)
+    env.wait_status(running, "running")
+    return env, running, queued
+
+
+def test_bas_22_running_and_queued(new_env):
+    env, running, queued = running_and_queued(new_env)
+    assert env.plan(running)["status"] == "running"
+    assert env.plan(queued)["status"] == "created"
+
+
+def test_bas_23_abort_a_running_plan(new_env):
+    env, running, queued = running_and_queued(new_env)
+    assert env.abort(running) == "OK"
+    env.wait_status(running, "done")
+    assert len(env.plan(running)["errors"]) == 1
+    env.wait_status(queued, "running")
+    assert env.abort(queued) == "OK"
+    env.wait_status(queued, "done", "aborted")
+    assert env.drop(running) == "OK"
+    assert env.drop(queued) == "OK"
+    assert env.executions() == {}
+
+
+def test_bas_25_a_key_of_the_start(env):
+    (reply,) = env.call("RG.CONFIGSET", "DependenciesSha256", "/")
+    assert isinstance(reply, Error)
+    assert "(error)" in reply
+    assert env.call("RG.CONFIGSET", "MaxExecutions", "10") == ["OK"]
+
+
+def test_bas_26_an_unknown_key(env):
+    (reply,) = env.call("RG.CONFIGGET", "unknown")
+    assert isinstance(reply, Error)
+    assert reply.startswith("(error)")
+
+
+def test_bas_27_an_unknown_key_is_saved(env):
+    saved, ok = env.call("RG.CONFIGSET", "unknown27", "1", "MaxExecutions", "10")
+    assert saved == "OK - value was saved in extra config dictionary"
+    assert ok == "OK"
+    assert env.call("RG.CONFIGGET", "MaxExecutions") == [10]
+
+
+def test_bas_28_an_unknown_execution(env):
+    assert env.error("RG.GETEXECUTION", "0" * 40 + "-12345") == "execution plan does not exist"
+
+
+def test_bas_29_profiling_is_off(env):
+    assert env.call("RG.CONFIGGET", "ProfileExecutions") == [0]
+
+
+def test_bas_30_steps_are_not_timed(env):
+    hundred(env)
+    identifier = env.start("GB().map(lambda r: r['value']).count().run()")
+    env.wait(identifier)
+    durations = [step[3] for step in env.plan(identifier)["steps"]]
+    assert len(durations) >= 1
+    assert sum(durations) == 0
+
+
+def test_bas_31_shard_in_any_case(env):
+    identifier = env.start("GB('ShardsIDReader').run()")
+    env.wait(identifier)
+    assert len(env.call("RG.GETEXECUTION", identifier, "sHARD")) == 1
+
+
+def test_bas_34_atomic(env):
+    script = """
+    def work(x):
+        with atomic():
+            execute('set', 'x{%s}' % hashtag(), 1)
+            execute('set', 'y{%s}' % hashtag(), 2)
+    GB('ShardsIDReader').foreach(work).run()
+    """
+    env.results(script)
+    assert sorted(env.results("GB().map(lambda r: r['value']).distinct().run()")) == ["1", "2"]
+
+
+def test_bas_36_stream_from_an_id(env):
+    first = env.client.xadd("s", {"n": 1})
+    second = env.client.xadd("s", {"n": 2})
+    script = "GB('StreamReader').map(lambda r: r['id']).run('s'{})"
+    assert env.results(script.format("")) == [first, second]
+    assert env.results(script.format(f", fromId='{first}'")) == [second]
+
+
+def test_bas_37_a_missing_key(env):
+    assert env.results("GB().map(lambda r: r['type']).run('no', noScan=True)") == ["empty"]
+
+
+def test_bas_38_without_value(env):
+    env.client.set("x", 1)
+    record = ast.literal_eval(env.result("GB().run('x', readValue=False)"))
+    assert record == {"key": "x", "event": None}
+
+
+def test_bas_39_keys_only_of_one_name(env):
+    env.client.mset({"xx": 1, "xy": 1, "y": 1})
+    assert env.results("GB('KeysOnlyReader').sort().run('xy')") == ["xy"]
+
+
+def test_bas_40_keys_only_in_small_steps(env):
+    env.client.mset({"xx": 1, "xy": 1, "y": 1})
+    assert env.results("GB('KeysOnlyReader').sort().run(count=1)") == ["xx", "xy", "y"]
+
+
+def test_bas_41_a_pattern_generator(env):
+    env.execute("execute('set', '{%s}' % hashtag(), 1)")
+    env.client.set("other", 1)
+    script = """
+    GB('KeysOnlyReader').count().run(patternGenerator=lambda: ('{%s}' % hashtag(), True))
+    """
+    assert env.results(script) == ["1"]
+
+
+def test_bas_42_in_multi(env):
+    env.call("MULTI")
+    assert env.call("RG.PYEXECUTE", "GB().run()") == "QUEUED"
+    (reply,) = env.call("EXEC")
+    assert isinstance(reply, Error)
+
+
+def test_bas_43_aggregateby_with_a_mutable_zero(env):
+    env.client.mset({"a1": 1, "a2": 2, "a3": 3, "b1": 4, "b2": 5, "b3": 6})
+    script = """
+    def add(k, a, r):
+        a['sum'] += int(r['value'])
+        a['product'] *= int(r['value'])
+        return a
+    def combine(k, a, r):
+        a['sum'] += r['sum']
+        a['product'] *= r['product']
+        return a
+    GB().aggregateby(lambda r: r['key'][0], {'sum': 0, 'product': 1}, add, combine).run()
+    """
+    assert pairs_of(env.results(script)) == [
+        ("a", {"sum": 6, "product": 6}),
+        ("b", {"sum": 15, "product": 120}),
+    ]
+
+
+def test_bas_45_a_user_key(env):
+    saved = "OK - value was saved in extra config dictionary"
+    assert env.call("RG.CONFIGSET", "user45", "value") == [saved]
+    assert env.call("RG.CONFIGGET", "user45") == [b"value"]

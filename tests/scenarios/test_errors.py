@@ -1,0 +1,208 @@
+"""Acceptance scenarios of errors."""
+
+import pytest
+
+UNDEFINED = "name 'nope' is not defined"
+
+
+@pytest.fixture
+def two(env):
+    env.client.mset({"x": 1, "y": 2})
+    return env
+
+
+def test_err_01_syntax(env):
+    assert "invalid syntax" in env.refused("1defs + GB().run()")
+
+
+def test_err_02_an_unknown_method(env):
+    assert "notExists" in env.refused("GB().notExists(lambda r: r).run()")
+
+
+def test_err_03_two_runs(env):
+    assert "more then 1" in env.refused("GB().run()\nGB().run()")
+
+
+def test_err_05_foreach(two):
+    two.errors("GB().foreach(lambda r: nope).run()")
+
+
+def test_err_06_reducer_of_groupby(two):
+    two.errors("GB().groupby(lambda r: r['key'], lambda k, a, r: nope).run()")
+
+
+def test_err_07_extractor_of_groupby(two):
+    two.errors("GB().groupby(lambda r: nope, lambda k, a, r: 1).run()")
+
+
+def test_err_08_accumulate(two):
+    two.errors("GB().accumulate(lambda a, r: nope).run()")
+
+
+def test_err_09_second_call_of_a_sequence_function(two):
+    errors = two.errors(
+        """
+        calls = 0
+        def second(k, a, r):
+            global calls
+            calls += 1
+            if calls == 2:
+                raise ValueError('second')
+            return a + 1
+        GB().aggregateby(lambda r: 'one', 0, second, lambda k, a, r: a + r).run()
+        """
+    )
+    assert "second" in errors[0]
+
+
+@pytest.mark.parametrize("failing", ["sequence", "combine"])
+def test_err_10_one_record_of_aggregateby(two, failing):
+    errors = two.errors(
+        f"""
+        def sequence(k, a, r):
+            if '{failing}' == 'sequence' and k == 'y':
+                raise ValueError('the y')
+            return a + 1
+        def combine(k, a, r):
+            if '{failing}' == 'combine' and k == 'y':
+                raise ValueError('the y')
+            return a + r
+        GB().aggregateby(lambda r: r['key'], 0, sequence, combine).run()
+        """
+    )
+    assert len(errors) == 1
+    assert "the y" in errors[0]
+
+
+def test_err_11_flatmap(two):
+    two.errors("GB().flatmap(lambda r: nope).run()")
+
+
+def test_err_12_filter(two):
+    two.errors("GB().filter(lambda r: nope).run()")
+
+
+def test_err_13_a_reader_without_run(env):
+    assert "do not support run" in env.refused("GB('CommandReader').run()")
+
+
+@pytest.mark.parametrize("words", [["foo"], ["foo", "bar"], ["UNBLOCKING", "foo"]])
+def test_err_17_unknown_words(env, words):
+    assert "Unknown arguments were given" in env.refused("GB().run()", *words)
+
+
+def test_err_21_execute(env):
+    assert "the given command must be a string" in env.refused("execute(1)")
+    (error,) = env.errors("GB('ShardsIDReader').map(lambda x: execute(1)).run()")
+    assert "the given command must be a string" in error
+
+
+CHECKS = {
+    "err_23_map": ["map(lambda x: x, 1)", "map(1)"],
+    "err_24_filter": ["filter(lambda x: x, 1)", "filter(1)"],
+    "err_25_batchgroupby": [
+        "batchgroupby(lambda x: x, lambda k, r: r, 1)",
+        "batchgroupby(1, lambda k, r: r)",
+        "batchgroupby(lambda x: x, 1)",
+    ],
+    "err_27_repartition": ["repartition(lambda x: x, 1)", "repartition(1)"],
+}
+
+
+def refusals(env, name):
+    arity, *types = CHECKS[name]
+    assert "wrong number of args" in env.refused(f"GB().{arity}.run()")
+    for call in types:
+        assert "argument must be a function" in env.refused(f"GB().{call}.run()")
+
+
+def test_err_23_map(env):
+    refusals(env, "err_23_map")
+
+
+def test_err_24_filter(env):
+    refusals(env, "err_24_filter")
+
+
+def test_err_25_batchgroupby(env):
+    refusals(env, "err_25_batchgroupby")
+
+
+def test_err_26_collect(env):
+    assert "wrong number of args" in env.refused("GB().collect(1, 2).run()")
+
+
+def test_err_27_repartition(env):
+    refusals(env, "err_27_repartition")
+
+
+def test_err_28_limit(env):
+    for arguments in ["", "1, 2, 3"]:
+        assert "wrong number of args" in env.refused(f"GB().limit({arguments}).run()")
+    for arguments in ["'awdwada'", "1, 'kwdjaw'"]:
+        assert "argument must be a number" in env.refused(f"GB().limit({arguments}).run()")
+
+
+def test_err_29_avg(env):
+    assert "argument must be a function" in env.refused("GB().avg(1).run()")
+
+
+@pytest.mark.parametrize(
+    "call",
+    ["GB('PythonReader').run('*')", "GB('PythonReader').run()", "GB('PythonReader', '*').run()"],
+)
+def test_err_30_python_reader(env, call):
+    assert "pyreader argument must be a functio" in env.refused(call)
+
+
+def test_err_31_from_id(env):
+    assert "fromId argument must be a string" in env.refused(
+        "GB('StreamReader').run('s', fromId=1)"
+    )
+
+
+def test_err_32_no_scan(env):
+    assert "value is not boolean" in env.refused("GB().run('*', noScan=1)")
+
+
+def test_err_39_count_of_keys_only(env):
+    results, errors = env.run("GB('KeysOnlyReader').run(count='noNumber')")
+    assert results == []
+    assert any("value is not an integer" in error for error in errors)
+
+
+def test_err_40_pattern_generator(env):
+    results, errors = env.run("GB('KeysOnlyReader').run(patternGenerator='adasd')")
+    assert results == []
+    assert any("is not callable" in error for error in errors)
+
+
+def test_err_41_short_errors(two):
+    two.config("PythonAttemptTraceback", 0)
+    identifier = two.start(
+        "GB().repartition(lambda r: nope).repartition(lambda r: nope).collect().run()"
+    )
+    two.wait(identifier)
+    errors = two.plan(identifier)["errors"]
+    assert errors
+    assert set(errors) == {f"Error type: <class 'NameError'>, Value: {UNDEFINED}"}
+
+
+NO_HOOK = "Can not get CommandHook ctx"
+
+
+def test_err_49_call_next_in_filter(two):
+    assert NO_HOOK in two.errors("GB().filter(lambda r: call_next()).run()")[0]
+
+
+def test_err_50_call_next_in_foreach(two):
+    assert NO_HOOK in two.errors("GB().foreach(lambda r: call_next()).run()")[0]
+
+
+def test_err_51_call_next_in_accumulate(two):
+    assert NO_HOOK in two.errors("GB().accumulate(lambda a, r: call_next()).run()")[0]
+
+
+def test_err_52_call_next_in_groupby(two):
+    script = "GB().groupby(lambda r: r['key'], lambda k, a, r: call_next()).run()"
+    assert NO_HOOK in two.errors(script)[0]
