@@ -62,6 +62,13 @@ def new_env(tmp_path):
     assert set(codes) <= {0}
 
 
+def what_matters(log):
+    """The end of a log; of a crash its beginning, since long tables follow it."""
+    lines = log.splitlines()
+    crash = [number for number, line in enumerate(lines) if "BUG REPORT START" in line]
+    return "\n".join(lines[max(0, crash[0] - 20) : crash[0] + 60] if crash else lines[-100:])
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
     report = yield
@@ -71,6 +78,6 @@ def pytest_runtest_makereport(item, call):
             if isinstance(value, Env):
                 known[id(value.server)] = value.server
         for server in known.values():
-            lines = server.log(log_offsets.get(server, 0)).splitlines()[-100:]
-            report.sections.append((f"log of server {server.port}", "\n".join(lines)))
+            text = what_matters(server.log(log_offsets.get(server, 0)))
+            report.sections.append((f"log of server {server.port}", text))
     return report

@@ -7,11 +7,10 @@ import socket
 import subprocess
 import time
 
+import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from wire import Error, Wire
-
-import redis
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BINARY = os.environ.get("GEARTRAIN_SERVER", "redis-server")
@@ -58,7 +57,7 @@ class Server:
         words = [BINARY, "--port", str(self.port), "--bind", "127.0.0.1"]
         words += ["--dir", str(self.folder), "--save", "", "--appendonly", "no"]
         words += ["--enable-debug-command", "yes", "--enable-module-command", "yes"]
-        words += self.options
+        words += ["--repl-diskless-sync-delay", "0", *self.options]
         if self.module:
             words += ["--loadmodule", self.module, *self.arguments]
         return words

@@ -109,8 +109,10 @@ fn generate<'py>(
     py: Python<'py>,
     generator: &mut Generator,
 ) -> PyResult<Option<Bound<'py, PyAny>>> {
-    if let Generator::Callable(callable) = std::mem::replace(generator, Generator::Ended) {
-        let made = callable.bind(py).call0()?;
+    if let Generator::Callable(callable) = generator {
+        let callable = callable.bind(py).clone();
+        *generator = Generator::Ended;
+        let made = callable.call0()?;
         if !link::is_generator(&made) {
             return Ok(Some(made));
         }

@@ -1,58 +1,253 @@
 //! The server lock for background threads, and the one place that knows how long they may keep it.
 //!
-//! The lock is an unfair mutex: a thread that takes it again at once starves the clients. So a
-//! thread keeps it for a slice at most, and while clients wait it stays away as long as it held it.
-//! Whether clients wait is asked of the server's own poll descriptor, which reports what the main
-//! thread has not read yet.
+//! The lock is an unfair mutex. A thread that takes it again at once starves the clients; a main
+//! thread with much to do gives it back for an instant only, and starves the threads. So:
+//!
+//! - A thread takes the lock if it is free, for a slice. While clients wait it then stays away as
+//!   long as it held it. Whether they wait is asked of the server's poll descriptor, which reports
+//!   what the main thread has not read yet.
+//! - One background thread at a time has its turn; the others wait for theirs. If the lock is not
+//!   free then, it asks the main thread. Before that waits for clients the next time, it serves the
+//!   request, for a share of the time that it worked itself. A job (a part of a scan) it does on
+//!   the spot. To a thread that wants to run commands it lends the lock: it keeps still, with the
+//!   lock held, until the thread is done.
+//! - Who has borrowed the lock for one short command may want it again at once: the loan lingers
+//!   for a moment, and ends when the main thread takes it back.
 
 use std::cell::{Cell, RefCell};
+use std::hint::spin_loop;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
+use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use super::raw::{self, Server};
 
-/// The longest time to hold the lock without a pause.
-pub(super) const SLICE: Duration = Duration::from_micros(200);
+/// The longest time to hold a free lock without a pause.
+const SLICE: Duration = Duration::from_micros(200);
+/// The shortest and the longest time that the main thread gives at once.
+const SHORT_LOAN: Duration = Duration::from_micros(50);
+const LONG_LOAN: Duration = Duration::from_millis(1);
+/// The main thread works this many times as long as it serves.
+const WORK_PER_LOAN: u32 = 2;
+/// How often the main thread looks whether a loan is over, unless it is told.
+const GLANCE: Duration = Duration::from_micros(100);
+/// How long a loan lingers.
+const LINGER: Duration = Duration::from_micros(20);
 /// After so much holding on an idle server somebody else gets a chance all the same.
 const IDLE_STRETCH: Duration = Duration::from_millis(2);
 /// That chance.
 const IDLE_PAUSE: Duration = Duration::from_micros(50);
+/// How often who asks the main thread looks whether the lock is free after all.
+const LOOK: Duration = Duration::from_micros(100);
 
-/// The lock. Shared by all background threads.
+/// The lock. Shared by all background threads; the main thread lends it.
 pub(super) struct Lock {
     server: Server,
     /// The server's poll descriptor.
     clients: Option<i32>,
+    /// Whether the main thread tells when it is about to wait for clients.
+    lends: bool,
+    turn: Turn,
+    request: Mutex<Option<Request>>,
+    asked: AtomicBool,
+    main: OnceLock<Thread>,
+    loans: Mutex<Loans>,
 }
+
+/// Whose turn it is among the background threads.
+#[derive(Default)]
+struct Turn {
+    state: Mutex<TurnState>,
+    free: Condvar,
+}
+
+#[derive(Default)]
+struct TurnState {
+    taken: bool,
+    waiting: usize,
+}
+
+impl Turn {
+    fn state(&self) -> MutexGuard<'_, TurnState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self) {
+        let mut state = self.state();
+        while state.taken {
+            state.waiting += 1;
+            state = self
+                .free
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+            state.waiting -= 1;
+        }
+        state.taken = true;
+    }
+
+    fn give(&self) {
+        let mut state = self.state();
+        state.taken = false;
+        // Waking nobody would be a system call all the same.
+        if state.waiting > 0 {
+            self.free.notify_one();
+        }
+    }
+}
+
+/// What the main thread is asked for.
+enum Request {
+    Loan(Arc<Borrower>),
+    Job(Arc<Job>),
+}
+
+/// Something to do with the lock held. Done by the main thread, or by who wants it done.
+type Work = Box<dyn FnOnce(Server, Instant) + Send>;
+
+struct Job {
+    /// Taken by who does it.
+    work: Mutex<Option<Work>>,
+    owner: Thread,
+}
+
+/// What the main thread knows of its own time.
+struct Loans {
+    awake_since: Instant,
+    /// Time it worked since the last loan.
+    worked: Duration,
+}
+
+/// A thread that wants the lock, or has it on loan. Touched by that thread and the main thread.
+struct Borrower {
+    state: AtomicU8,
+    thread: Thread,
+    /// Length of the loan in nanoseconds.
+    loan: AtomicU64,
+}
+
+/// Wants nothing; a loan was given back.
+const IDLE: u8 = 0;
+/// Waits for the main thread.
+const ASKS: u8 = 1;
+/// Looks whether the lock is free.
+const LOOKING: u8 = 2;
+/// Has the lock on loan and works.
+const BORROWED: u8 = 3;
+/// Has the lock on loan and may want it again.
+const LINGERING: u8 = 4;
 
 thread_local! {
     /// Time this thread held the lock since it last rested.
     static HELD: Cell<Duration> = const { Cell::new(Duration::ZERO) };
     /// The same since it last slept at all.
     static STRETCH: Cell<Duration> = const { Cell::new(Duration::ZERO) };
-    /// The atomic block this thread is in.
-    static ATOMIC: RefCell<Option<Instant>> = const { RefCell::new(None) };
+    /// The hold that lasts as long as the atomic block this thread is in.
+    static ATOMIC: RefCell<Option<Hold>> = const { RefCell::new(None) };
+    static BORROWER: Arc<Borrower> = Arc::new(Borrower {
+        state: AtomicU8::new(IDLE),
+        thread: thread::current(),
+        loan: AtomicU64::new(0),
+    });
+    /// When the loan of this thread ends.
+    static LOAN_END: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// How this thread has the lock.
+enum Hold {
+    /// Taken.
+    Taken(Instant),
+    /// On loan until then.
+    Loan(Instant),
 }
 
 impl Lock {
-    /// Found when the module loads, while the server has one poll descriptor.
-    pub(super) fn new(server: Server) -> Self {
+    /// Found when the module loads, while the server has one poll descriptor. `lends`: the main
+    /// thread will call [`Lock::before_sleep`] and [`Lock::after_sleep`].
+    pub(super) fn new(server: Server, lends: bool) -> Self {
         Self {
             server,
             clients: poll_descriptor(),
+            lends,
+            turn: Turn::default(),
+            request: Mutex::default(),
+            asked: AtomicBool::new(false),
+            main: OnceLock::new(),
+            loans: Mutex::new(Loans {
+                awake_since: Instant::now(),
+                worked: Duration::ZERO,
+            }),
         }
     }
 
-    /// Runs `body` with the lock held, inside the atomic block of this thread if it is in one.
+    /// Runs a short `body` with the lock held, inside the atomic block of this thread if it is in
+    /// one. The thread may want the lock again at once.
     pub(super) fn with<R>(&self, body: impl FnOnce(Server) -> R) -> R {
         if self.is_atomic() {
             return body(self.server);
         }
-        self.server.lock();
         let _release = Release {
             lock: self,
-            begin: Instant::now(),
+            hold: self.acquire(),
+            lingers: true,
         };
         body(self.server)
+    }
+
+    /// Runs `body` with the lock held, here or on the main thread; it is told when it should end.
+    pub(super) fn slice<R: Send + 'static>(
+        &self,
+        body: impl FnOnce(Server, Instant) -> R + Send + 'static,
+    ) -> R {
+        self.turn.take();
+        if self.server.try_lock() {
+            return self.run_slice(body);
+        }
+        if !self.lends {
+            self.server.lock();
+            return self.run_slice(body);
+        }
+        let result = Arc::new(Mutex::new(None));
+        let slot = result.clone();
+        let work: Work = Box::new(move |server, until| {
+            let made = body(server, until);
+            *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(made);
+        });
+        let job = Arc::new(Job {
+            work: Mutex::new(Some(work)),
+            owner: thread::current(),
+        });
+        self.ask(Request::Job(job.clone()));
+        loop {
+            thread::park_timeout(LOOK);
+            // Before the result: it is there when nobody can write it any more.
+            let abandoned = Arc::strong_count(&result) == 1;
+            let made = result.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if abandoned || made.is_some() {
+                self.turn.give();
+                return made.expect("the main thread gave the job up");
+            }
+            if self.server.try_lock() {
+                if let Some(work) = job.take() {
+                    self.ask_no_more();
+                    self.run_slice(work);
+                    let made = result.lock().unwrap_or_else(PoisonError::into_inner).take();
+                    return made.expect("the job was just done");
+                }
+                self.server.unlock();
+            }
+        }
+    }
+
+    /// The lock was just taken.
+    fn run_slice<R>(&self, body: impl FnOnce(Server, Instant) -> R) -> R {
+        let begin = Instant::now();
+        let _release = Release {
+            lock: self,
+            hold: Hold::Taken(begin),
+            lingers: false,
+        };
+        body(self.server, begin + SLICE)
     }
 
     /// Takes the lock for as long as an atomic block lasts. `false` if the thread is in one.
@@ -60,17 +255,16 @@ impl Lock {
         if self.is_atomic() {
             return false;
         }
-        self.server.lock();
-        ATOMIC.set(Some(Instant::now()));
+        ATOMIC.set(Some(self.acquire()));
         true
     }
 
     /// Ends the atomic block. `false` if the thread is in none.
     pub(super) fn leave_atomic(&self) -> bool {
-        let Some(begin) = ATOMIC.take() else {
+        let Some(hold) = ATOMIC.take() else {
             return false;
         };
-        drop(Release { lock: self, begin });
+        self.release(&hold, true);
         true
     }
 
@@ -79,39 +273,226 @@ impl Lock {
         ATOMIC.with_borrow(Option::is_some)
     }
 
-    fn release(&self, begin: Instant) {
-        let held = begin.elapsed();
+    /// Takes the turn and the lock.
+    fn acquire(&self) -> Hold {
+        if let Some(end) = LOAN_END.take()
+            && BORROWER.with(|borrower| borrower.moves(LINGERING, BORROWED))
+        {
+            return Hold::Loan(end);
+        }
+        self.turn.take();
+        if self.server.try_lock() {
+            return Hold::Taken(Instant::now());
+        }
+        if self.lends {
+            return BORROWER.with(|borrower| self.borrow(borrower));
+        }
+        self.server.lock();
+        Hold::Taken(Instant::now())
+    }
+
+    fn request(&self) -> MutexGuard<'_, Option<Request>> {
+        self.request.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ask(&self, request: Request) {
+        *self.request() = Some(request);
+        self.asked.store(true, Ordering::Release);
+    }
+
+    fn ask_no_more(&self) {
+        self.asked.store(false, Ordering::Release);
+        *self.request() = None;
+    }
+
+    fn borrow(&self, borrower: &Arc<Borrower>) -> Hold {
+        borrower.state.store(ASKS, Ordering::Release);
+        self.ask(Request::Loan(borrower.clone()));
+        loop {
+            thread::park_timeout(LOOK);
+            if borrower.state.load(Ordering::Acquire) == BORROWED {
+                // The loan is between the main thread and this one from now on.
+                self.turn.give();
+                let loan = Duration::from_nanos(borrower.loan.load(Ordering::Relaxed));
+                return Hold::Loan(Instant::now() + loan);
+            }
+            if borrower.moves(ASKS, LOOKING) {
+                if self.server.try_lock() {
+                    self.ask_no_more();
+                    borrower.state.store(IDLE, Ordering::Release);
+                    return Hold::Taken(Instant::now());
+                }
+                borrower.state.store(ASKS, Ordering::Release);
+            }
+        }
+    }
+
+    fn release(&self, hold: &Hold, lingers: bool) {
+        match *hold {
+            Hold::Taken(begin) => self.unlock(begin.elapsed()),
+            Hold::Loan(end) => BORROWER.with(|borrower| {
+                if lingers && Instant::now() < end {
+                    // The main thread looks by itself: waking it costs more than a command.
+                    LOAN_END.set(Some(end));
+                    borrower.state.store(LINGERING, Ordering::Release);
+                } else {
+                    borrower.state.store(IDLE, Ordering::Release);
+                    if let Some(main) = self.main.get() {
+                        main.unpark();
+                    }
+                }
+            }),
+        }
+    }
+
+    fn unlock(&self, held: Duration) {
         let since = HELD.get() + held;
         let stretch = STRETCH.get() + held;
         if since < SLICE {
             self.server.unlock();
+            self.turn.give();
             HELD.set(since);
             STRETCH.set(stretch);
             return;
         }
         let waiting = self.clients.is_none_or(raw::is_readable);
         self.server.unlock();
+        self.turn.give();
         HELD.set(Duration::ZERO);
         if waiting {
             STRETCH.set(Duration::ZERO);
-            std::thread::sleep(since);
+            thread::sleep(since);
         } else if stretch >= IDLE_STRETCH {
             STRETCH.set(Duration::ZERO);
-            std::thread::sleep(IDLE_PAUSE);
+            thread::sleep(IDLE_PAUSE);
         } else {
             STRETCH.set(stretch);
         }
+    }
+
+    /// `None` while the main thread serves a request.
+    fn loans(&self) -> Option<MutexGuard<'_, Loans>> {
+        match self.loans.try_lock() {
+            Ok(loans) => Some(loans),
+            Err(TryLockError::Poisoned(loans)) => Some(loans.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    /// The main thread begins to work.
+    pub(super) fn after_sleep(&self) {
+        if let Some(mut loans) = self.loans() {
+            loans.awake_since = Instant::now();
+        }
+    }
+
+    /// The main thread is about to wait for clients, with the lock held: it lends it.
+    pub(super) fn before_sleep(&self) {
+        let Ok(mut loans) = self.loans.try_lock() else {
+            return;
+        };
+        let now = Instant::now();
+        let worked = now - loans.awake_since;
+        loans.worked += worked;
+        loans.awake_since = now;
+        if !self.asked.load(Ordering::Acquire) {
+            loans.worked = loans.worked.min(LONG_LOAN);
+            return;
+        }
+        let loan = (loans.worked / WORK_PER_LOAN).min(LONG_LOAN);
+        if loan < SHORT_LOAN {
+            return;
+        }
+        self.main.get_or_init(thread::current);
+        match self.next(loan) {
+            Some(Next::Loan(borrower)) => self.lend(&borrower),
+            Some(Next::Work(work, owner)) => {
+                work(self.server, now + loan);
+                owner.unpark();
+            }
+            None => return,
+        }
+        loans.worked = Duration::ZERO;
+        loans.awake_since = Instant::now();
+    }
+
+    /// The request, if it can be served: not while its thread looks whether the lock is free.
+    fn next(&self, loan: Duration) -> Option<Next> {
+        let mut request = self.request();
+        let next = match request.as_ref()? {
+            Request::Loan(borrower) => borrower.lend(loan).then(|| Next::Loan(borrower.clone())),
+            Request::Job(job) => job.take().map(|work| Next::Work(work, job.owner.clone())),
+        }?;
+        *request = None;
+        self.asked.store(false, Ordering::Release);
+        Some(next)
+    }
+
+    /// Keeps still until the loan is over.
+    fn lend(&self, borrower: &Borrower) {
+        borrower.thread.unpark();
+        let mut lingers_since: Option<Instant> = None;
+        loop {
+            match borrower.state.load(Ordering::Acquire) {
+                BORROWED => {
+                    lingers_since = None;
+                    thread::park_timeout(GLANCE);
+                }
+                LINGERING => {
+                    let since = *lingers_since.get_or_insert_with(Instant::now);
+                    if since.elapsed() < LINGER {
+                        spin_loop();
+                    } else if borrower.moves(LINGERING, IDLE) {
+                        return;
+                    }
+                }
+                _ => return,
+            }
+        }
+    }
+}
+
+/// What the main thread does next.
+enum Next {
+    Loan(Arc<Borrower>),
+    Work(Work, Thread),
+}
+
+impl Job {
+    fn take(&self) -> Option<Work> {
+        self.work
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+}
+
+impl Borrower {
+    /// Gives it the lock, if it waits.
+    fn lend(&self, loan: Duration) -> bool {
+        self.loan.store(
+            u64::try_from(loan.as_nanos()).unwrap_or(0),
+            Ordering::Relaxed,
+        );
+        self.moves(ASKS, BORROWED)
+    }
+
+    fn moves(&self, from: u8, to: u8) -> bool {
+        self.state
+            .compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
     }
 }
 
 struct Release<'a> {
     lock: &'a Lock,
-    begin: Instant,
+    hold: Hold,
+    lingers: bool,
 }
 
 impl Drop for Release<'_> {
     fn drop(&mut self) {
-        self.lock.release(self.begin);
+        self.lock.release(&self.hold, self.lingers);
     }
 }
 

@@ -36,6 +36,7 @@ struct Module {
     server: Server,
     settings: Arc<Settings>,
     registry: Arc<Registry<Cpython>>,
+    lock: Arc<Lock>,
     threads: Threads,
 }
 
@@ -91,7 +92,10 @@ fn load(
     let settings = Arc::new(Settings::new());
     // Unlike a command, a load has no word for itself.
     settings.load(Ctx::of_callback(ctx).args(argv, argc).all())?;
-    let lock = Arc::new(Lock::new(server));
+    let lock = Arc::new(Lock::new(
+        server,
+        raw::subscribe_to_event_loop(ctx, event_loop),
+    ));
     let allocator = if settings.accounts_python() {
         raw::allocator()
     } else {
@@ -108,7 +112,7 @@ fn load(
     };
     let registry = Registry::new(ShardId::ALONE, settings.limits(), Arc::new(machinery));
     let world = World {
-        host: Box::new(ServerHost { lock }),
+        host: Box::new(ServerHost { lock: lock.clone() }),
         environment: Box::new(ServerEnvironment {
             server,
             settings: settings.clone(),
@@ -120,6 +124,7 @@ fn load(
         server,
         settings,
         registry,
+        lock,
         threads: Threads::new(),
     };
     MODULE
@@ -185,6 +190,20 @@ fn register_commands(ctx: *mut RedisModuleCtx) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// The server's main thread begins to work, or is about to wait for clients.
+extern "C" fn event_loop(
+    _ctx: *mut RedisModuleCtx,
+    _event: raw::Event,
+    subevent: u64,
+    _data: *mut std::ffi::c_void,
+) {
+    guard(|| match (MODULE.get(), subevent) {
+        (Some(module), raw::BEFORE_SLEEP) => module.lock.before_sleep(),
+        (Some(module), raw::AFTER_SLEEP) => module.lock.after_sleep(),
+        _ => {}
+    });
 }
 
 /// Fields of INFO.

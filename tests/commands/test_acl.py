@@ -53,3 +53,14 @@ def test_functions_have_the_rights_of_their_user(env, user, body):
 
 def has_error(reply):
     return isinstance(reply, Error) or (isinstance(reply, list) and reply[1] != [])
+
+
+def test_without_dangerous_commands(env, user):
+    (info,) = env.call("COMMAND", "INFO", "rg.pyexecute")
+    if not info[6]:
+        pytest.skip("this server has no categories for modules")
+    bob = user("~*", "+@all", "-@dangerous")
+    assert bob.call("RG.PYEXECUTE", "execute('set', 'x', 1)").startswith("NOPERM")
+    assert bob.call("RG.CONFIGSET", "MaxExecutions", "1").startswith("NOPERM")
+    assert bob.call("RG.DUMPEXECUTIONS") == []
+    assert not env.client.exists("x")

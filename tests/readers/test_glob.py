@@ -9,6 +9,7 @@ KEYS = sorted(
     {a + b + c for a in ["", *"ab*[\\"] for b in ["", *"ab]^-"] for c in ["", *"a?éb\0"]}
     | {"aaa", "abab", "ba", "[ab]", "a" * 50}
 )
+KEYS.remove("")  # KEYS itself finds the empty name by `*` and not by `**`
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,12 @@ pieces = st.one_of(
     st.sampled_from(ALPHABET),
     st.sampled_from(["[a", "[^a", "[a-b]", "[b-a]", "[", "[]", "[^]", "\\", "\\*", "**", "[\\]]"]),
 )
-patterns = st.lists(pieces, min_size=1, max_size=6).map("".join)
+# servers differ in the order of bytes beyond ASCII: no ranges that end in one
+patterns = (
+    st.lists(pieces, min_size=1, max_size=6)
+    .map("".join)
+    .filter(lambda pattern: "-é" not in pattern and "é-" not in pattern)
+)
 
 
 @hypothesis.settings(max_examples=150)

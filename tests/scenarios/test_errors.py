@@ -12,7 +12,7 @@ def two(env):
 
 
 def test_err_01_syntax(env):
-    assert "invalid syntax" in env.refused("1defs + GB().run()")
+    assert "invalid syntax" in env.refused("defs 1 + GB().run()")
 
 
 def test_err_02_an_unknown_method(env):

@@ -6,7 +6,7 @@ use std::time::Instant;
 use crate::engine::glob::Pattern;
 use crate::engine::{Chunk, KeyType, KeysRange, Need, Reader, RecordError};
 
-use crate::redis::lock::{Lock, SLICE};
+use crate::redis::lock::Lock;
 use crate::redis::raw::{self, Key, Scan, Server, Visitor};
 
 /// A chunk is handed on when it has so many records or bytes, or when the slice of the lock ends.
@@ -40,15 +40,19 @@ impl Values {
 /// Reads keys, a slice of the server lock at a time.
 pub(super) struct KeysReader {
     lock: Arc<Lock>,
-    scan: Scan,
-    what: What,
+    what: Arc<What>,
+    /// `None` at the end, and while a slice has it.
+    scan: Option<Scan>,
+}
+
+struct What {
+    keys: Keys,
     /// `None`: names only.
     values: Option<Values>,
     counted: bool,
-    ended: bool,
 }
 
-enum What {
+enum Keys {
     Matching(Pattern),
     Named(Vec<u8>),
 }
@@ -61,21 +65,40 @@ impl KeysReader {
         need: Need,
         values: Option<Values>,
     ) -> Self {
-        let what = match range {
-            KeysRange::Pattern(pattern) => What::Matching(Pattern::new(pattern)),
-            KeysRange::Exact(name) => What::Named(name.clone()),
+        let keys = match range {
+            KeysRange::Pattern(pattern) => Keys::Matching(Pattern::new(pattern)),
+            KeysRange::Exact(name) => Keys::Named(name.clone()),
         };
-        let counted = need == Need::Number;
+        let what = Arc::new(What {
+            keys,
+            values,
+            counted: need == Need::Number,
+        });
         Self {
             lock,
-            scan: Scan::new(),
             what,
-            values,
-            counted,
-            ended: false,
+            scan: Some(Scan::new()),
         }
     }
+}
 
+impl Reader for KeysReader {
+    fn read(&mut self) -> Result<Option<Chunk>, RecordError> {
+        let Some(mut scan) = self.scan.take() else {
+            return Ok(None);
+        };
+        let what = self.what.clone();
+        let (chunk, scan) = self.lock.slice(move |server, until| {
+            let mut chunk = what.chunk();
+            let more = what.fill(&mut chunk, server, &mut scan, until);
+            (chunk, more.then_some(scan))
+        });
+        self.scan = scan;
+        Ok(Some(chunk))
+    }
+}
+
+impl What {
     fn chunk(&self) -> Chunk {
         match (self.counted, self.values) {
             (true, _) => Chunk::counted(0),
@@ -83,32 +106,21 @@ impl KeysReader {
             (false, Some(_)) => Chunk::keys(),
         }
     }
-}
 
-impl Reader for KeysReader {
-    fn read(&mut self) -> Result<Option<Chunk>, RecordError> {
-        if self.ended {
-            return Ok(None);
+    /// Fills a chunk; `false` when there is no more.
+    fn fill(&self, chunk: &mut Chunk, server: Server, scan: &mut Scan, until: Instant) -> bool {
+        match &self.keys {
+            Keys::Matching(pattern) => Slice {
+                pattern,
+                values: self.values,
+                chunk,
+            }
+            .fill(server, scan, until),
+            Keys::Named(name) => raw::with_key(server, scan, name, |key| {
+                write(chunk, self.values, name, key);
+                false
+            }),
         }
-        let (mut chunk, values) = (self.chunk(), self.values);
-        let scan = &mut self.scan;
-        self.ended = match &self.what {
-            What::Named(name) => self.lock.with(|server| {
-                raw::with_key(server, scan, name, |key| {
-                    write(&mut chunk, values, name, key);
-                    true
-                })
-            }),
-            What::Matching(pattern) => self.lock.with(|server| {
-                let mut slice = Slice {
-                    pattern,
-                    values,
-                    chunk: &mut chunk,
-                };
-                !slice.fill(server, scan)
-            }),
-        };
-        Ok(Some(chunk))
     }
 }
 
@@ -121,8 +133,7 @@ struct Slice<'a> {
 
 impl Slice<'_> {
     /// Walks until there is enough; `false` when all keys were seen.
-    fn fill(&mut self, server: Server, scan: &mut Scan) -> bool {
-        let begin = Instant::now();
+    fn fill(&mut self, server: Server, scan: &mut Scan, until: Instant) -> bool {
         let mut looked = (0, 0);
         let mut steps = 0;
         while scan.step(server, self) {
@@ -133,7 +144,7 @@ impl Slice<'_> {
             }
             // Large values take long to copy: look after each of them.
             if steps - looked.0 >= BETWEEN_LOOKS || bytes - looked.1 >= MOST_BYTES / 8 {
-                if begin.elapsed() >= SLICE {
+                if Instant::now() >= until {
                     return true;
                 }
                 looked = (steps, bytes);
