@@ -28,11 +28,56 @@ pub enum Reply {
     Array(Vec<Reply>),
 }
 
+/// The words of a command, one behind the other in one buffer.
+#[derive(Debug, Default)]
+pub struct Command {
+    bytes: Vec<u8>,
+    /// Where each word ends; a NUL follows.
+    ends: Vec<usize>,
+}
+
+impl Command {
+    /// A command of these words.
+    pub fn of(words: &[&[u8]]) -> Self {
+        let mut command = Self::default();
+        for word in words {
+            command.push(word);
+        }
+        command
+    }
+
+    /// Appends a word.
+    pub fn push(&mut self, word: &[u8]) {
+        self.bytes.extend_from_slice(word);
+        self.ends.push(self.bytes.len());
+        self.bytes.push(0);
+    }
+
+    /// The words.
+    pub fn words(&self) -> impl Iterator<Item = &[u8]> {
+        let starts = std::iter::once(0).chain(self.ends.iter().map(|end| end + 1));
+        starts
+            .zip(&self.ends)
+            .map(|(start, &end)| self.bytes.get(start..end).unwrap_or_default())
+    }
+
+    /// The first word with the NUL behind it.
+    pub fn name(&self) -> Option<&[u8]> {
+        self.bytes.get(..=*self.ends.first()?)
+    }
+
+    /// Forgets the words and keeps the memory.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+    }
+}
+
 /// Runs commands on the server.
 pub trait Host: Send + Sync {
     /// Runs a command as `user`, under the server lock, replicated. Waits for the lock unless this
     /// thread holds it. The error is the text that the server gives.
-    fn call(&self, user: &str, command: &[Vec<u8>]) -> Result<Reply, String>;
+    fn call(&self, user: &str, command: &Command) -> Result<Reply, String>;
     /// Takes the server lock for several commands. `false` if this thread holds it already.
     fn enter_atomic(&self) -> bool;
     /// Gives it back. `false` if this thread does not hold it.

@@ -25,7 +25,7 @@ mod results;
 pub use error::{Error, RecordError};
 pub use exchange::{Alone, Exchange};
 pub use execution::{Abort, Execution, Listener, Machinery, Outcome, Snapshot, Status};
-pub use host::{Environment, Host, LogLevel, Reply};
+pub use host::{Command, Environment, Host, LogLevel, Reply};
 pub use id::{ExecutionId, ShardId};
 pub use language::{Calls, Context, Function, Groups, Hint, Language, Many, Next, Values};
 pub use plan::{Plan, PlanBuilder, Step, StepInfo};

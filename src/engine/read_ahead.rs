@@ -13,8 +13,11 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use super::{Chunk, Reader, RecordError};
 
-/// Chunks that may wait for an execution.
+/// Chunks that may wait for an execution; the reader goes on when they are down to so few.
 const AHEAD: usize = 4;
+const BEHIND: usize = 1;
+/// Chunks of which only the number is known are put together before a worker is woken for them.
+const COUNTED_TOGETHER: usize = 16;
 /// Bytes that may wait for an execution (a chunk is taken whole, however large).
 const AHEAD_BYTES: usize = 4 << 20;
 
@@ -38,6 +41,8 @@ struct State {
     end: Option<Result<(), RecordError>>,
     /// The execution has nothing to do until a chunk comes.
     hungry: bool,
+    /// Chunks that were put together in the last one.
+    together: usize,
     /// The reader waits for room.
     asleep: bool,
     cancelled: bool,
@@ -74,6 +79,7 @@ impl ReadAhead {
             bytes: 0,
             end: None,
             hungry: false,
+            together: 0,
             asleep: false,
             cancelled: false,
             spent: Duration::ZERO,
@@ -124,12 +130,13 @@ impl Feed {
         });
         let mut state = self.state();
         state.spent += begin.elapsed();
+        let mut held_back = false;
         match read {
             // Nothing in this part of the data; others may read meanwhile.
             Ok(Some(chunk)) if chunk.is_empty() => state.reader = Some(reader),
             Ok(Some(chunk)) => {
-                state.bytes += chunk.size();
-                state.chunks.push_back(chunk);
+                held_back = chunk.is_counted() && !state.has_counted_enough();
+                state.push(chunk);
                 state.reader = Some(reader);
             }
             Ok(None) => state.end = Some(Ok(())),
@@ -137,7 +144,7 @@ impl Feed {
         }
         let again = state.reader.is_some() && state.has_room();
         state.asleep = state.reader.is_some() && !again;
-        let news = !state.chunks.is_empty() || state.end.is_some();
+        let news = !held_back && (!state.chunks.is_empty() || state.end.is_some());
         let wake = news && std::mem::take(&mut state.hungry);
         drop(state);
         if wake {
@@ -161,7 +168,7 @@ impl Feed {
             };
         };
         state.bytes -= chunk.size();
-        let again = state.asleep && state.has_room();
+        let again = state.asleep && state.chunks.len() <= BEHIND && state.has_room();
         if again {
             state.asleep = false;
         }
@@ -187,6 +194,24 @@ impl Feed {
 }
 
 impl State {
+    fn push(&mut self, chunk: Chunk) {
+        match self.chunks.back_mut() {
+            Some(last) if last.is_counted() && chunk.is_counted() => {
+                last.count_on(chunk.len());
+                self.together += 1;
+            }
+            _ => {
+                self.bytes += chunk.size();
+                self.chunks.push_back(chunk);
+                self.together = 1;
+            }
+        }
+    }
+
+    fn has_counted_enough(&self) -> bool {
+        !self.chunks.is_empty() && self.together + 1 >= COUNTED_TOGETHER
+    }
+
     fn has_room(&self) -> bool {
         self.chunks.len() < AHEAD && self.bytes < AHEAD_BYTES
     }

@@ -163,9 +163,9 @@ impl Chunk {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// One more record that is only counted.
-    pub fn push_counted(&mut self) {
-        self.len += 1;
+    /// So many more records that are only counted.
+    pub fn count_on(&mut self, records: usize) {
+        self.len += records;
     }
 
     /// One more name of a key.

@@ -1,5 +1,7 @@
 //! What Python may ask of the server: the modules `redisgears` and `redisAI`.
 
+use std::cell::RefCell;
+
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple};
 
@@ -8,7 +10,7 @@ use super::error::{FlatError, ForceStopped, GearsError, gears_error, lossy};
 use super::interpreter::world;
 use super::object;
 use super::session::{Current, bind, current, current_session};
-use crate::engine::LogLevel;
+use crate::engine::{Command, LogLevel};
 
 /// execute(command, *args): runs a command of the server and returns its reply.
 ///
@@ -25,9 +27,11 @@ fn execute<'py>(py: Python<'py>, args: &Bound<'py, PyTuple>) -> PyResult<Bound<'
     }
     let session = current_session()
         .ok_or_else(|| gears_error("execute can only be called on registered gears thread"))?;
-    let mut command = Vec::with_capacity(args.len());
+    // The buffer is out of its place while the command runs: an argument's __str__ may run another.
+    let mut command = COMMAND.take();
+    command.clear();
     for arg in args {
-        command.push(object::argument(&arg)?);
+        object::push_argument(&mut command, &arg)?;
     }
     let host = &world().host;
     // A thread never waits for the server lock while attached. One that holds it need not wait.
@@ -36,7 +40,13 @@ fn execute<'py>(py: Python<'py>, args: &Bound<'py, PyTuple>) -> PyResult<Bound<'
     } else {
         py.detach(|| host.call(&session.user, &command))
     };
+    COMMAND.set(command);
     object::reply(py, reply.map_err(gears_error)?)
+}
+
+thread_local! {
+    /// The buffer for the commands of this thread.
+    static COMMAND: RefCell<Command> = RefCell::default();
 }
 
 /// atomic(): a context manager; the commands in its block run with no other in between.

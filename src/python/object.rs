@@ -9,7 +9,7 @@ use pyo3::types::{
 };
 
 use crate::engine::{
-    Item, KeyBody, MAX_DEPTH, Native, Pairs, Reply, Results, ResultsTooDeep, Value,
+    Command, Item, KeyBody, MAX_DEPTH, Native, Pairs, Reply, Results, ResultsTooDeep, Value,
 };
 
 use super::error::gears_error;
@@ -166,18 +166,18 @@ pub(super) fn reply<'py>(py: Python<'py>, reply: Reply) -> PyResult<Bound<'py, P
     })
 }
 
-/// An argument of `execute`: bytes as they are, anything else as text.
-pub(super) fn argument(value: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
+/// Appends an argument of `execute`: bytes as they are, anything else as text.
+pub(super) fn push_argument(command: &mut Command, value: &Bound<'_, PyAny>) -> PyResult<()> {
     if let Ok(text) = value.cast::<PyString>() {
-        return Ok(text.to_str()?.as_bytes().to_vec());
+        command.push(text.to_str()?.as_bytes());
+    } else if let Ok(bytes) = value.cast::<PyBytes>() {
+        command.push(bytes.as_bytes());
+    } else if let Ok(bytes) = value.cast::<PyByteArray>() {
+        command.push(&bytes.to_vec());
+    } else {
+        command.push(value.str()?.to_str()?.as_bytes());
     }
-    if let Ok(bytes) = value.cast::<PyBytes>() {
-        return Ok(bytes.as_bytes().to_vec());
-    }
-    if let Ok(bytes) = value.cast::<PyByteArray>() {
-        return Ok(bytes.to_vec());
-    }
-    Ok(value.str()?.to_str()?.as_bytes().to_vec())
+    Ok(())
 }
 
 /// The key of a record: a `str` as it is, anything else as its `repr`.

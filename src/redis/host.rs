@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::config::Settings;
 use super::lock::Lock;
 use super::raw::Server;
-use crate::engine::{Environment, Host, LogLevel, Reply};
+use crate::engine::{Command, Environment, Host, LogLevel, Reply};
 
 /// Runs commands on the server.
 pub(super) struct ServerHost {
@@ -13,7 +13,7 @@ pub(super) struct ServerHost {
 }
 
 impl Host for ServerHost {
-    fn call(&self, user: &str, command: &[Vec<u8>]) -> Result<Reply, String> {
+    fn call(&self, user: &str, command: &Command) -> Result<Reply, String> {
         self.lock.with(|server| server.call(user, command))
     }
 

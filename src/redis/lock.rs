@@ -27,9 +27,12 @@ use super::raw::{self, Server};
 const SLICE: Duration = Duration::from_micros(200);
 /// The shortest and the longest time that the main thread gives at once.
 const SHORT_LOAN: Duration = Duration::from_micros(50);
-const LONG_LOAN: Duration = Duration::from_millis(1);
-/// The main thread works this many times as long as it serves.
-const WORK_PER_LOAN: u32 = 2;
+const LONG_LOAN: Duration = Duration::from_millis(2);
+/// A main thread with short rounds works twice as long as it serves, and serves briefly: its
+/// clients wait for each round. One with rounds longer than this has pipelines to work off, whose
+/// clients wait for many commands anyway: it serves as long as it works.
+const LONG_ROUND: Duration = Duration::from_micros(150);
+const SHORT_ROUND_LOAN: Duration = Duration::from_micros(60);
 /// How often the main thread looks whether a loan is over, unless it is told.
 const GLANCE: Duration = Duration::from_micros(100);
 /// How long a loan lingers.
@@ -399,7 +402,11 @@ impl Lock {
             loans.worked = loans.worked.min(LONG_LOAN);
             return;
         }
-        let loan = (loans.worked / WORK_PER_LOAN).min(LONG_LOAN);
+        let loan = if worked >= LONG_ROUND {
+            loans.worked.min(LONG_LOAN)
+        } else {
+            (loans.worked / 2).min(SHORT_ROUND_LOAN)
+        };
         if loan < SHORT_LOAN {
             return;
         }

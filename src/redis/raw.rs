@@ -12,7 +12,7 @@ use std::ptr::{self, NonNull};
 use redis_module::raw as api;
 
 use super::commands::Command;
-use crate::engine::{Chunk, KeyType, LogLevel, Reply};
+use crate::engine::{self, Chunk, KeyType, LogLevel, Reply};
 use crate::python::Allocator;
 
 pub(super) use api::{RedisModuleCtx, RedisModuleInfoCtx, RedisModuleString};
@@ -325,26 +325,29 @@ impl Server {
 
     /// Runs a command as `user`, replicated. The server lock is held. The error is the text of an
     /// error reply, or says why the server did not run the command.
-    pub(super) fn call(self, user: &str, command: &[Vec<u8>]) -> Result<Reply, String> {
+    pub(super) fn call(self, user: &str, command: &engine::Command) -> Result<Reply, String> {
         // SAFETY: the lock is held.
         let user = unsafe { User::find(self, user)? };
         self.call_bound(if user.bind() { c"!Cv" } else { c"!v" }, command)
     }
 
     /// Runs a command that only reads, with all rights. The server lock is held.
-    pub(super) fn read(self, command: &[Vec<u8>]) -> Result<Reply, String> {
+    pub(super) fn read(self, command: &engine::Command) -> Result<Reply, String> {
         self.call_bound(c"v", command)
     }
 
-    fn call_bound(self, format: &CStr, command: &[Vec<u8>]) -> Result<Reply, String> {
-        let Some((name, args)) = command.split_first() else {
+    fn call_bound(self, format: &CStr, command: &engine::Command) -> Result<Reply, String> {
+        let Some(name) = command.name() else {
             return Err("no command was given".into());
         };
-        let name = CString::new(name.as_slice()).map_err(|_| no_such_command())?;
+        let Ok(name) = CStr::from_bytes_with_nul(name) else {
+            return Err(no_such_command());
+        };
         // SAFETY: the lock is held (see above); strings and reply are freed before the end.
         unsafe {
-            let strings: Vec<_> = args
-                .iter()
+            let strings: Vec<_> = command
+                .words()
+                .skip(1)
                 .map(|arg| {
                     call!(
                         RedisModule_CreateString,

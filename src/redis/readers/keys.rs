@@ -10,8 +10,8 @@ use crate::redis::lock::Lock;
 use crate::redis::raw::{self, Key, Scan, Server, Visitor};
 
 /// A chunk is handed on when it has so many records or bytes, or when the slice of the lock ends.
-const MOST_RECORDS: usize = 1000;
-const MOST_BYTES: usize = 256 << 10;
+const MOST_RECORDS: usize = 5000;
+const MOST_BYTES: usize = 1 << 20;
 /// Keys between two looks at the clock.
 const BETWEEN_LOOKS: usize = 16;
 
@@ -143,7 +143,7 @@ impl Slice<'_> {
                 return true;
             }
             // Large values take long to copy: look after each of them.
-            if steps - looked.0 >= BETWEEN_LOOKS || bytes - looked.1 >= MOST_BYTES / 8 {
+            if steps - looked.0 >= BETWEEN_LOOKS || bytes - looked.1 >= MOST_BYTES / 32 {
                 if Instant::now() >= until {
                     return true;
                 }
@@ -167,7 +167,7 @@ impl Visitor for Slice<'_> {
 #[inline]
 fn write(chunk: &mut Chunk, values: Option<Values>, name: &[u8], key: Option<&Key<'_>>) {
     if chunk.is_counted() {
-        return chunk.push_counted();
+        return chunk.count_on(1);
     }
     let Some(values) = values else {
         return chunk.push_name(name);

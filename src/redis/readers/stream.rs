@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::engine::{Chunk, Reader, RecordError, Reply};
+use crate::engine::{Chunk, Command, Reader, RecordError, Reply};
 use crate::redis::lock::Lock;
 
 /// Entries that are read in one hold of the lock.
@@ -24,15 +24,7 @@ impl StreamReader {
 
 impl Reader for StreamReader {
     fn read(&mut self) -> Result<Option<Chunk>, RecordError> {
-        let command = [
-            b"XREAD".as_slice(),
-            b"COUNT",
-            PAGE,
-            b"STREAMS",
-            &self.key,
-            &self.after,
-        ];
-        let command = command.map(<[u8]>::to_vec);
+        let command = Command::of(&[b"XREAD", b"COUNT", PAGE, b"STREAMS", &self.key, &self.after]);
         let reply = self
             .lock
             .with(|server| server.read(&command))
