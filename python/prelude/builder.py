@@ -7,6 +7,7 @@ written out all the same: they say what the twin does, and the tests compare bot
 
 import asyncio
 import copy
+import dis
 import io
 import sys
 from asyncio import Future
@@ -90,6 +91,36 @@ def _union(acc, records):
 
 def _identity(record):
     return record
+
+
+def _looks_at_value(callback):
+    """Whether a callback of one record may look at its value: the module need not read it if not.
+
+    It does not if all it does with its argument is to take constant keys other than 'value' out
+    of it, as in ``lambda r: r['key'].upper()``. Everything that is not plainly so counts as a look.
+    """
+    code = callback.__code__
+    if code.co_argcount != 1 or code.co_kwonlyargcount or code.co_flags & 0x0C:
+        return True
+    name = code.co_varnames[0]
+    if name in code.co_cellvars or callback.__defaults__:
+        return True
+    uses = [i for i in dis.get_instructions(code) if i.opname not in ("CACHE", "RESUME")]
+    for at, use in enumerate(uses):
+        if use.argval != name and not (type(use.argval) is tuple and name in use.argval):
+            continue
+        key, take = (uses[at + 1 : at + 3] + [None, None])[:2]
+        plain = (
+            use.opname in ("LOAD_FAST", "LOAD_FAST_BORROW")
+            and take is not None
+            and key.opname == "LOAD_CONST"
+            and key.argval in ("key", "event", "type")
+            and (take.opname == "BINARY_SUBSCR" or take.argrepr == "[]")
+            and not (key.is_jump_target or take.is_jump_target)
+        )
+        if not plain:
+            return True
+    return False
 
 
 def _from_zero(zero, step):

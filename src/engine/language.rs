@@ -19,6 +19,8 @@ pub enum Hint {
 pub trait Function: Send + Sync + 'static {
     /// What is known of it.
     fn hint(&self) -> Hint;
+    /// Whether it may look at the value of a record of keys, its one argument.
+    fn looks_at_value(&self) -> bool;
     /// How listings show it, such as `<function <lambda> at 0x7f...>`.
     fn describe(&self) -> &str;
 }

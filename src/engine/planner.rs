@@ -11,6 +11,8 @@ use super::{Exchange, Function, Hint, Language, Plan, Step};
 pub enum Need {
     /// Only how many there are.
     Number,
+    /// Their keys and types; nobody looks at the values.
+    Keys,
     /// All of them.
     Records,
 }
@@ -71,11 +73,20 @@ fn late_open<L: Language>(stages: &mut [Stage<L>]) {
 }
 
 fn need<L: Language>(stages: &[Stage<L>]) -> Need {
-    let first = stages
-        .iter()
-        .find(|stage| !matches!(stage, Stage::Limit { .. } | Stage::Pass));
-    match first {
-        Some(Stage::Count(_)) => Need::Number,
-        _ => Need::Records,
+    let mut need = Need::Number;
+    for stage in stages {
+        match stage {
+            Stage::Limit { .. } | Stage::Pass | Stage::Open => {}
+            // Counting looks at nothing, and nothing comes after it but the number.
+            Stage::Count(_) => return need,
+            // The record goes on.
+            Stage::Filter(f) | Stage::ForEach(f) | Stage::Key(f) if !f.looks_at_value() => {
+                need = Need::Keys;
+            }
+            // The record ends here.
+            Stage::Map(f) | Stage::FlatMap(f) if !f.looks_at_value() => return Need::Keys,
+            _ => return Need::Records,
+        }
     }
+    Need::Records
 }

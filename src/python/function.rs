@@ -5,6 +5,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyFunction, PyList, PySet, PyTuple};
 
 use super::error::lossy;
+use super::interpreter::prelude;
 use super::object;
 use crate::engine::{Function as EngineFunction, Hint};
 
@@ -146,6 +147,12 @@ impl EngineFunction for Function {
         }
     }
 
+    fn looks_at_value(&self) -> bool {
+        // The callbacks of the prelude take records of any kind as a whole.
+        !matches!(self.twin, Twin::None)
+            || Python::attach(|py| looks_at_value(self.callable.bind(py)))
+    }
+
     fn describe(&self) -> &str {
         &self.text
     }
@@ -193,6 +200,16 @@ fn step_twin(step: &Bound<'_, PyAny>) -> PyResult<StepTwin> {
         "add" => StepTwin::Add,
         _ => StepTwin::None,
     })
+}
+
+/// What the prelude finds out about a callback; not to know is to look.
+fn looks_at_value(callable: &Bound<'_, PyAny>) -> bool {
+    let ask = || {
+        prelude(callable.py(), "_looks_at_value")?
+            .call1((callable,))?
+            .extract()
+    };
+    ask().unwrap_or(true)
 }
 
 /// The accumulator, or a copy of zero for one that is falsy.

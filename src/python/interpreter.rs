@@ -58,14 +58,14 @@ pub(crate) fn open(world: World) -> Result<(), String> {
         return Err("the interpreter was started already".into());
     }
     Python::attach(|py| {
-        let prototype = prelude(py).map_err(|error| error_text(py, &error))?;
+        let prototype = load_prelude(py).map_err(|error| error_text(py, &error))?;
         PROTOTYPE
             .set(prototype)
             .map_err(|_| "the prelude was loaded already".to_owned())
     })
 }
 
-fn prelude(py: Python<'_>) -> PyResult<Py<PyDict>> {
+fn load_prelude(py: Python<'_>) -> PyResult<Py<PyDict>> {
     let sys = py.import("sys")?;
     sys.setattr("stdout", Py::new(py, LogStream::new(LogLevel::Notice))?)?;
     sys.setattr("stderr", Py::new(py, LogStream::new(LogLevel::Warning))?)?;
@@ -78,6 +78,16 @@ fn prelude(py: Python<'_>) -> PyResult<Py<PyDict>> {
     let code = builtins.call_method1("compile", (PRELUDE, "<geartrain>", "exec"))?;
     builtins.call_method1("exec", (code, &globals))?;
     Ok(globals.unbind())
+}
+
+/// A name of the prelude.
+pub(super) fn prelude<'py>(py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {
+    let found = PROTOTYPE
+        .get()
+        .map(|names| names.bind(py).get_item(name))
+        .transpose()?
+        .flatten();
+    found.ok_or_else(|| PyValueError::new_err(format!("the prelude has no {name}")))
 }
 
 /// Runs a thread's loop with a thread state that it keeps for life: attaching again is cheap.

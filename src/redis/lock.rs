@@ -16,7 +16,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::hint::spin_loop;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
@@ -58,42 +58,44 @@ pub(super) struct Lock {
     loans: Mutex<Loans>,
 }
 
-/// Whose turn it is among the background threads.
+/// Whose turn it is among the background threads. A mutex that can be given back by other means
+/// than dropping a guard.
 #[derive(Default)]
 struct Turn {
-    state: Mutex<TurnState>,
+    taken: AtomicBool,
+    waiting: AtomicUsize,
+    sleepers: Mutex<()>,
     free: Condvar,
 }
 
-#[derive(Default)]
-struct TurnState {
-    taken: bool,
-    waiting: usize,
-}
-
 impl Turn {
-    fn state(&self) -> MutexGuard<'_, TurnState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn try_take(&self) -> bool {
+        self.taken
+            .compare_exchange(false, true, Ordering::SeqCst, Ordering::Relaxed)
+            .is_ok()
     }
 
     fn take(&self) {
-        let mut state = self.state();
-        while state.taken {
-            state.waiting += 1;
-            state = self
-                .free
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
-            state.waiting -= 1;
+        if self.try_take() {
+            return;
         }
-        state.taken = true;
+        let mut sleeper = self.sleepers.lock().unwrap_or_else(PoisonError::into_inner);
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        while !self.try_take() {
+            sleeper = self
+                .free
+                .wait(sleeper)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
     }
 
     fn give(&self) {
-        let mut state = self.state();
-        state.taken = false;
+        self.taken.store(false, Ordering::SeqCst);
         // Waking nobody would be a system call all the same.
-        if state.waiting > 0 {
+        if self.waiting.load(Ordering::SeqCst) > 0 {
+            // Whoever is about to sleep either sees that it is free or sleeps by now.
+            drop(self.sleepers.lock().unwrap_or_else(PoisonError::into_inner));
             self.free.notify_one();
         }
     }

@@ -5,6 +5,7 @@
     reason = "the border to the server; every block says why it is sound"
 )]
 
+use std::cell::RefCell;
 use std::ffi::{CStr, CString, c_int, c_long, c_void};
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
@@ -385,6 +386,34 @@ impl Server {
     }
 }
 
+thread_local! {
+    /// The name that this thread asked for last: one thread runs many commands of one user.
+    static USER_NAME: RefCell<Option<(String, *mut RedisModuleString)>> = RefCell::default();
+}
+
+/// A name as a string of the server, which stays this thread's.
+fn user_name(name: &str) -> *mut RedisModuleString {
+    USER_NAME.with_borrow_mut(|cached| match cached {
+        Some((cached, string)) if cached == name => *string,
+        _ => {
+            // SAFETY: the new string is ours; the one before was only ever used on this thread.
+            unsafe {
+                let null = ptr::null_mut();
+                let string = call!(
+                    RedisModule_CreateString,
+                    null,
+                    name.as_ptr().cast(),
+                    name.len()
+                );
+                if let Some((_, before)) = cached.replace((name.to_owned(), string)) {
+                    call!(RedisModule_FreeString, null, before);
+                }
+                string
+            }
+        }
+    })
+}
+
 /// The user a command runs as, bound to the context while it lives.
 struct User {
     server: Server,
@@ -402,14 +431,7 @@ impl User {
             let Some(find) = api::RedisModule_GetModuleUserFromUserName else {
                 return Ok(Self { server, user: None });
             };
-            let text = call!(
-                RedisModule_CreateString,
-                ptr::null_mut(),
-                name.as_ptr().cast(),
-                name.len()
-            );
-            let user = find(text);
-            call!(RedisModule_FreeString, ptr::null_mut(), text);
+            let user = find(user_name(name));
             let user = NonNull::new(user).ok_or_else(|| {
                 format!("NOPERM the user '{name}' that this code runs as is gone")
             })?;

@@ -49,7 +49,7 @@ struct What {
     keys: Keys,
     /// `None`: names only.
     values: Option<Values>,
-    counted: bool,
+    need: Need,
 }
 
 enum Keys {
@@ -69,11 +69,7 @@ impl KeysReader {
             KeysRange::Pattern(pattern) => Keys::Matching(Pattern::new(pattern)),
             KeysRange::Exact(name) => Keys::Named(name.clone()),
         };
-        let what = Arc::new(What {
-            keys,
-            values,
-            counted: need == Need::Number,
-        });
+        let what = Arc::new(What { keys, values, need });
         Self {
             lock,
             what,
@@ -100,10 +96,10 @@ impl Reader for KeysReader {
 
 impl What {
     fn chunk(&self) -> Chunk {
-        match (self.counted, self.values) {
-            (true, _) => Chunk::counted(0),
-            (false, None) => Chunk::names(),
-            (false, Some(_)) => Chunk::keys(),
+        match (self.need, self.values) {
+            (Need::Number, _) => Chunk::counted(0),
+            (_, None) => Chunk::names(),
+            (_, Some(_)) => Chunk::keys(),
         }
     }
 
@@ -111,13 +107,14 @@ impl What {
     fn fill(&self, chunk: &mut Chunk, server: Server, scan: &mut Scan, until: Instant) -> bool {
         match &self.keys {
             Keys::Matching(pattern) => Slice {
+                need: self.need,
                 pattern,
                 values: self.values,
                 chunk,
             }
             .fill(server, scan, until),
             Keys::Named(name) => raw::with_key(server, scan, name, |key| {
-                write(chunk, self.values, name, key);
+                write(chunk, self.need, self.values, name, key);
                 false
             }),
         }
@@ -127,6 +124,7 @@ impl What {
 /// One hold of the lock.
 struct Slice<'a> {
     pattern: &'a Pattern,
+    need: Need,
     values: Option<Values>,
     chunk: &'a mut Chunk,
 }
@@ -159,13 +157,19 @@ impl Visitor for Slice<'_> {
     fn key(&mut self, name: &[u8], key: &Key<'_>) {
         // A key whose time is over is gone, even if nobody came by to remove it.
         if self.pattern.matches(name) && !key.is_expired() {
-            write(self.chunk, self.values, name, Some(key));
+            write(self.chunk, self.need, self.values, name, Some(key));
         }
     }
 }
 
 #[inline]
-fn write(chunk: &mut Chunk, values: Option<Values>, name: &[u8], key: Option<&Key<'_>>) {
+fn write(
+    chunk: &mut Chunk,
+    need: Need,
+    values: Option<Values>,
+    name: &[u8],
+    key: Option<&Key<'_>>,
+) {
     if chunk.is_counted() {
         return chunk.count_on(1);
     }
@@ -179,13 +183,13 @@ fn write(chunk: &mut Chunk, values: Option<Values>, name: &[u8], key: Option<&Ke
     let kind = key.map_or(KeyType::Empty, Key::kind);
     let shown = match kind {
         // What RedisGears 1.x calls it.
-        KeyType::Stream if values == Values::Common => KeyType::Unknown,
+        KeyType::Stream if values != Values::All => KeyType::Unknown,
         other => other,
     };
     let mark = chunk.begin_key(name, Some(shown));
     match key {
-        Some(key) => value(chunk, values, kind, key),
-        None => chunk.no_value(),
+        Some(key) if need == Need::Records => value(chunk, values, kind, key),
+        _ => chunk.no_value(),
     }
     chunk.end_record(mark);
 }
