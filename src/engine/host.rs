@@ -91,7 +91,7 @@ pub trait Environment: Send + Sync {
     /// Writes a line to the server's log.
     fn log(&self, level: LogLevel, message: &str);
     /// A setting that the module does not know itself, or that was given explicitly.
-    fn extra_setting(&self, name: &str) -> Option<String>;
+    fn extra_setting(&self, name: &str) -> Option<Vec<u8>>;
     /// Whether errors carry a traceback.
     fn tracebacks(&self) -> bool;
     /// A short text that, in braces, hashes to this shard.

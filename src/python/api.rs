@@ -5,9 +5,9 @@ use std::cell::RefCell;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple};
 
-use super::builder::{Builder, SessionHandle, gears_ctx};
+use super::builder::{Builder, SessionHandle, SessionName, gears_ctx};
 use super::error::{FlatError, ForceStopped, GearsError, gears_error, lossy};
-use super::interpreter::world;
+use super::interpreter::{SESSION_NAME, world};
 use super::object;
 use super::session::{Current, bind, current, current_session};
 use crate::engine::{Command, LogLevel};
@@ -147,7 +147,8 @@ fn config_get(args: &Bound<'_, PyTuple>) -> PyResult<Option<String>> {
     }
     let key = args.get_item(0)?.cast_into::<PyString>();
     let key = key.map_err(|_| gears_error("get_config key must be a string"))?;
-    Ok(world().environment.extra_setting(&lossy(&key)))
+    let value = world().environment.extra_setting(&lossy(&key));
+    Ok(value.map(|value| String::from_utf8_lossy(&value).into_owned()))
 }
 
 /// hashtag(): a short text that, in braces, hashes to a slot of this shard.
@@ -200,13 +201,36 @@ fn set_gears_session(args: &Bound<'_, PyTuple>) -> PyResult<()> {
     Ok(())
 }
 
-/// registerGearsThread(): once on a thread of the user's own, before it uses a session.
+/// registerGearsThread(): once on a thread of the user's own, before it uses the server. The thread
+/// runs for the session whose script defines the calling function.
 #[pyfunction(name = "registerGearsThread")]
-fn register_gears_thread() {}
+fn register_gears_thread(py: Python<'_>) -> PyResult<()> {
+    if current_session().is_some() {
+        return Ok(());
+    }
+    let frame = py.import("sys")?.call_method0("_getframe")?;
+    let globals = frame.getattr("f_globals")?.cast_into::<PyDict>()?;
+    let session = globals.get_item(SESSION_NAME)?.and_then(|session| {
+        session
+            .cast::<SessionName>()
+            .ok()
+            .and_then(|session| session.get().0.upgrade())
+    });
+    let Some(session) = session else {
+        return Err(gears_error(
+            "registerGearsThread must be called by a function that a script defines",
+        ));
+    };
+    bind(Some(Current {
+        session,
+        script: None,
+    }));
+    Ok(())
+}
 
-/// A name whose feature comes with a later version.
+/// A name whose feature comes with a later version, with the error of its wrong use.
 macro_rules! not_yet {
-    ($($function:ident $name:literal),* $(,)?) => {$(
+    ($($function:ident $name:literal $error:literal),* $(,)?) => {$(
         #[doc = concat!($name, ": comes with a later version.")]
         #[pyfunction]
         #[pyo3(signature = (*_args, **_kargs), name = $name)]
@@ -214,18 +238,28 @@ macro_rules! not_yet {
             _args: &Bound<'_, PyTuple>,
             _kargs: Option<&Bound<'_, PyDict>>,
         ) -> PyResult<()> {
-            Err(gears_error(concat!($name, " is not available yet: it comes with a later version")))
+            let later = concat!($name, " is not available yet: it comes with a later version");
+            Err(gears_error(if $error.is_empty() {
+                later.to_owned()
+            } else {
+                format!("{}: {later}", $error)
+            }))
         }
     )*};
 }
 
 not_yet! {
-    gears_future "gearsFutureCtx",
-    register_time_event "registerTimeEvent",
-    call_next "callNext",
-    get_command "getCommand",
-    override_reply "overrideReply",
+    gears_future "gearsFutureCtx" "",
+    register_time_event "registerTimeEvent" "",
+    save_globals "_saveGlobals" "",
+    call_next "callNext" "Can not get CommandHook ctx",
+    get_command "getCommand" "Can not get command ctx",
+    override_reply "overrideReply" "Can not get command ctx",
 }
+
+/// What `gearsFutureCtx` will return.
+#[pyclass(name = "Future", module = "redisgears", frozen)]
+struct Future;
 
 /// A place where text that a script prints goes: the server's log, line by line.
 #[pyclass(name = "LogStream", module = "redisgears")]
@@ -283,10 +317,10 @@ impl LogStream {
 pub(super) mod redisgears {
     #[pymodule_export]
     use super::{
-        Atomic, Builder, SessionHandle, atomic, call_next, config_get, execute, flat_error,
+        Atomic, Builder, Future, SessionHandle, atomic, call_next, config_get, execute, flat_error,
         gears_ctx, gears_future, get_command, get_gears_session, hash_tag, is_async_allow,
         is_in_atomic_block, log, override_reply, register_gears_thread, register_time_event,
-        set_gears_session, shard_id,
+        save_globals, set_gears_session, shard_id,
     };
 
     use super::{FlatError, ForceStopped, GearsError};
@@ -295,6 +329,7 @@ pub(super) mod redisgears {
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         let py = module.py();
+        module.add("PyFuture", py.get_type::<super::Future>())?;
         module.add("GearsError", py.get_type::<GearsError>())?;
         module.add("GearsForceStopped", py.get_type::<ForceStopped>())?;
         module.add("GearsFlatError", py.get_type::<FlatError>())

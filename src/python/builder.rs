@@ -1,6 +1,6 @@
 //! The function builder that Python calls: `PyFlatExecution`, behind every GearsBuilder.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyFunction, PyInt, PyString, PyTuple};
@@ -28,23 +28,25 @@ pub(super) struct Builder {
 
 /// `gearsCtx(reader='KeysReader', desc=None)`: a new builder.
 #[pyfunction]
-#[pyo3(signature = (reader=None, desc=None), name = "gearsCtx")]
-pub(super) fn gears_ctx(
-    reader: Option<&Bound<'_, PyAny>>,
-    desc: Option<&Bound<'_, PyAny>>,
-) -> PyResult<Builder> {
+#[pyo3(signature = (*args), name = "gearsCtx")]
+pub(super) fn gears_ctx(args: &Bound<'_, PyTuple>) -> PyResult<Builder> {
     let Some(current) = current() else {
         return Err(gears_error(
             "Can only create a gearsCtx on registered gears thread",
         ));
     };
-    let reader = match reader {
+    if args.len() > 2 {
+        return Err(gears_error("gearsCtx takes a reader and a description"));
+    }
+    let mut args = args.iter();
+    let reader = match args.next() {
         None => "KeysReader".to_owned(),
         Some(reader) => match reader.cast::<PyString>() {
             Ok(reader) => reader.to_str()?.to_owned(),
             Err(_) => return Err(gears_error("reader argument must be a string")),
         },
     };
+    let desc = args.next().filter(|desc| !desc.is_none());
     let desc = match desc {
         None => None,
         Some(desc) => match desc.cast::<PyString>() {
@@ -357,3 +359,14 @@ fn generator(arg: Option<&Bound<'_, PyAny>>) -> PyResult<Generator> {
 /// An opaque session, as `getGearsSession` gives it.
 #[pyclass(name = "PyExecutionSession", module = "redisgears", frozen)]
 pub(super) struct SessionHandle(pub(super) Arc<Session>);
+
+#[pymethods]
+impl SessionHandle {
+    fn __repr__(&self) -> String {
+        format!("<gears session {}>", self.0)
+    }
+}
+
+/// The session of a script, in its globals. Does not keep it alive.
+#[pyclass(name = "_SessionName", module = "redisgears", frozen)]
+pub(super) struct SessionName(pub(super) Weak<Session>);

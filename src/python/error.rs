@@ -8,7 +8,7 @@ use super::interpreter::world;
 use crate::engine::RecordError;
 
 /// The classes that users see. Their names are lower case in RedisGears 1.x.
-#[expect(missing_docs, non_camel_case_types, reason = "PyO3 makes the types")]
+#[expect(non_camel_case_types, reason = "the names that users see")]
 mod classes {
     use super::PyException;
     pyo3::create_exception!(gears, error, PyException);

@@ -4,9 +4,9 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyFunction, PyList, PySet, PyTuple};
 
-use super::error::lossy;
+use super::error::{gears_error, lossy};
 use super::interpreter::prelude;
-use super::object;
+use super::{link, object};
 use crate::engine::{Function as EngineFunction, Hint};
 
 /// A callback of a step.
@@ -61,7 +61,7 @@ impl Function {
     ) -> PyResult<Bound<'py, PyAny>> {
         match self.twin {
             Twin::Str => Ok(x.str()?.into_any()),
-            _ => self.callable.bind(py).call1((x,)),
+            _ => at_once(self.callable.bind(py).call1((x,))?),
         }
     }
 
@@ -96,10 +96,10 @@ impl Function {
                 }
                 StepTwin::CountOne | StepTwin::None => {}
             }
-            return step.bind(py).call1((accumulator, x));
+            return at_once(step.bind(py).call1((accumulator, x))?);
         }
         let accumulator = accumulator.unwrap_or_else(|| py.None().into_bound(py));
-        self.callable.bind(py).call1((accumulator, x))
+        at_once(self.callable.bind(py).call1((accumulator, x))?)
     }
 
     /// `f(key, accumulator, x)`
@@ -122,10 +122,10 @@ impl Function {
             if matches!(twin, StepTwin::CountOne) {
                 return accumulator.add(1);
             }
-            return step.bind(py).call1((key, accumulator, x));
+            return at_once(step.bind(py).call1((key, accumulator, x))?);
         }
         let accumulator = accumulator.unwrap_or_else(|| py.None().into_bound(py));
-        self.callable.bind(py).call1((key, accumulator, x))
+        at_once(self.callable.bind(py).call1((key, accumulator, x))?)
     }
 
     /// `f(key, records)`
@@ -135,8 +135,43 @@ impl Function {
         key: &Bound<'py, PyAny>,
         records: Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        self.callable.bind(py).call1((key, records))
+        let made = self.callable.bind(py).call1((key, records))?;
+        no_coroutine(&made, "reduce")?;
+        Ok(made)
     }
+
+    /// `f(x)`, which names the key of a record.
+    #[inline]
+    pub(super) fn key<'py>(
+        &self,
+        py: Python<'py>,
+        x: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let key = self.callable.bind(py).call1((x,))?;
+        no_coroutine(&key, "extractor")?;
+        object::key(key)
+    }
+}
+
+/// What a callback returned, unless it only promises to do so.
+#[inline]
+fn at_once(made: Bound<'_, PyAny>) -> PyResult<Bound<'_, PyAny>> {
+    if link::is_coroutine(&made) {
+        made.call_method0("close")?;
+        return Err(gears_error(
+            "asynchronous steps are not available yet: they come with a later version",
+        ));
+    }
+    Ok(made)
+}
+
+#[inline]
+fn no_coroutine(made: &Bound<'_, PyAny>, step: &str) -> PyResult<()> {
+    if link::is_coroutine(made) {
+        made.call_method0("close")?;
+        return Err(gears_error(format!("coroutine are not allow on {step}")));
+    }
+    Ok(())
 }
 
 impl EngineFunction for Function {

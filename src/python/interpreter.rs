@@ -7,6 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
 use super::api::LogStream;
+use super::builder::SessionName;
 use super::error::error_text;
 use super::language::Cpython;
 use super::link::{self, Allocator};
@@ -17,6 +18,9 @@ const PRELUDE: &str = include_str!("../../python/prelude/builder.py");
 
 /// Sections of scripts are numbered apart from executions: from the top.
 const SCRIPT_TICKET: u64 = u64::MAX;
+
+/// Where the globals of a script name its session.
+pub(super) const SESSION_NAME: &str = "__gears_session__";
 
 /// Seconds after which a thread that runs Python lets others have a turn.
 const SWITCH_INTERVAL: f64 = 0.0005;
@@ -29,7 +33,12 @@ pub(crate) struct World {
     pub(crate) environment: Box<dyn Environment>,
     /// The executions.
     pub(crate) registry: Arc<Registry<Cpython>>,
+    /// Runs a job soon, on a thread that may wait.
+    pub(crate) background: Background,
 }
+
+/// Runs a job on another thread.
+pub(crate) type Background = Box<dyn Fn(Box<dyn FnOnce() + Send>) + Send + Sync>;
 
 static WORLD: OnceLock<World> = OnceLock::new();
 static PROTOTYPE: OnceLock<Py<PyDict>> = OnceLock::new();
@@ -129,6 +138,10 @@ pub(crate) fn run_script(script: Script) -> Result<ScriptEnd, String> {
             script.user,
             globals.clone().unbind(),
         );
+        let name = SessionName(Arc::downgrade(&session));
+        globals
+            .set_item(SESSION_NAME, name)
+            .map_err(|error| error_text(py, &error))?;
         let top_level = Arc::new(TopLevel::default());
         let before = bind(Some(Current {
             session: session.clone(),
@@ -138,8 +151,10 @@ pub(crate) fn run_script(script: Script) -> Result<ScriptEnd, String> {
         let ran = run_source(py, &script.source, &globals);
         session.end(py, SCRIPT_TICKET);
         if world().host.leave_atomic() {
-            let message = "an atomic block was left open by a script and has been closed";
-            world().environment.log(LogLevel::Warning, message);
+            let message = format!(
+                "an atomic block was left open by the script of session {session} and has been closed"
+            );
+            world().environment.log(LogLevel::Warning, &message);
         }
         bind(before);
         let run = top_level

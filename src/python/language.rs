@@ -96,8 +96,11 @@ impl Drop for Section<'_, '_> {
         self.session.end(self.py, self.ticket);
         let world = world();
         if world.host.leave_atomic() {
-            let message = "an atomic block was left open by a callback and has been closed";
-            world.environment.log(LogLevel::Warning, message);
+            let message = format!(
+                "an atomic block was left open by a callback of session {} and has been closed",
+                self.session
+            );
+            world.environment.log(LogLevel::Warning, &message);
         }
         if let Some(before) = self.before.take() {
             bind(before);
@@ -211,7 +214,7 @@ impl Calls for Cpython {
 
     #[inline]
     fn key(py: Python<'_>, f: &Function, x: &Py<PyAny>) -> Result<Py<PyAny>, RecordError> {
-        let key = f.call(py, x.bind(py)).and_then(object::key);
+        let key = f.key(py, x.bind(py));
         key.map(Bound::unbind)
             .map_err(|error| record_error(py, error))
     }

@@ -15,12 +15,8 @@ use pyo3::prelude::*;
 /// Functions that give memory, such as the server's, so that its accounting sees Python's memory.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Allocator {
-    /// As `malloc`.
+    /// As `malloc`: null where there is not so much memory.
     pub(crate) alloc: unsafe extern "C" fn(usize) -> *mut c_void,
-    /// As `calloc`.
-    pub(crate) calloc: unsafe extern "C" fn(usize, usize) -> *mut c_void,
-    /// As `realloc`.
-    pub(crate) realloc: unsafe extern "C" fn(*mut c_void, usize) -> *mut c_void,
     /// As `free`.
     pub(crate) free: unsafe extern "C" fn(*mut c_void),
     /// Bytes that a pointer of the above occupies.
@@ -63,30 +59,33 @@ extern "C" fn raw_malloc(ctx: *mut c_void, size: usize) -> *mut c_void {
 }
 
 extern "C" fn raw_calloc(ctx: *mut c_void, count: usize, size: usize) -> *mut c_void {
-    // SAFETY: as `raw_malloc`.
-    unsafe {
-        let allocator = &*ctx.cast::<Allocator>();
-        let pointer = (allocator.calloc)(count.max(1), size.max(1));
-        if !pointer.is_null() {
-            took((allocator.size)(pointer));
-        }
-        pointer
+    let Some(size) = count.checked_mul(size) else {
+        return std::ptr::null_mut();
+    };
+    let pointer = raw_malloc(ctx, size);
+    if !pointer.is_null() {
+        // SAFETY: so many bytes were just allocated.
+        unsafe { pointer.cast::<u8>().write_bytes(0, size) };
     }
+    pointer
 }
 
 extern "C" fn raw_realloc(ctx: *mut c_void, pointer: *mut c_void, size: usize) -> *mut c_void {
-    // SAFETY: as `raw_malloc`; `pointer` is null or came from these functions.
+    if pointer.is_null() {
+        return raw_malloc(ctx, size);
+    }
+    // SAFETY: as `raw_malloc`; `pointer` came from these functions. It is copied by hand because
+    // the server's own realloc ends the process where there is not enough memory.
     unsafe {
         let allocator = &*ctx.cast::<Allocator>();
-        let before = if pointer.is_null() {
-            0
-        } else {
-            (allocator.size)(pointer)
-        };
-        let moved = (allocator.realloc)(pointer, size.max(1));
+        let before = (allocator.size)(pointer);
+        if size <= before && size >= before / 2 {
+            return pointer;
+        }
+        let moved = raw_malloc(ctx, size);
         if !moved.is_null() {
-            gave(before);
-            took((allocator.size)(moved));
+            std::ptr::copy_nonoverlapping::<u8>(pointer.cast(), moved.cast(), before.min(size));
+            raw_free(ctx, pointer);
         }
         moved
     }
@@ -232,4 +231,10 @@ pub(super) fn raise_in(_py: Python<'_>, thread: c_ulong, exception: Option<&Boun
 pub(super) fn is_generator(value: &Bound<'_, PyAny>) -> bool {
     // SAFETY: attached, as the reference shows; the check only looks at the type.
     unsafe { ffi::PyGen_Check(value.as_ptr()) != 0 }
+}
+
+/// Whether a value is a coroutine.
+pub(super) fn is_coroutine(value: &Bound<'_, PyAny>) -> bool {
+    // SAFETY: as `is_generator`.
+    unsafe { ffi::PyCoro_CheckExact(value.as_ptr()) != 0 }
 }

@@ -3,12 +3,14 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::c_ulong;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::error::ForceStopped;
+use super::interpreter::world;
 use super::language::Cpython;
 use super::link;
 use crate::engine::{Context, Execution};
@@ -22,7 +24,7 @@ pub(crate) struct Session {
     /// With whose rights its commands run.
     pub(super) user: String,
     /// The globals of its script, shared by all its callbacks.
-    pub(super) globals: Py<PyDict>,
+    globals: Option<Py<PyDict>>,
     /// Attached sections by ticket, with the thread that runs them.
     running: Mutex<HashMap<u64, c_ulong>>,
 }
@@ -38,7 +40,7 @@ impl Session {
             id,
             description,
             user,
-            globals,
+            globals: Some(globals),
             running: Mutex::default(),
         })
     }
@@ -57,6 +59,28 @@ impl Session {
         if self.running().remove(&ticket).is_some() {
             link::raise_in(py, link::thread_ident(py), None);
         }
+    }
+}
+
+impl fmt::Display for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.description {
+            Some(description) => write!(f, "{} ({description})", self.id),
+            None => f.write_str(&self.id),
+        }
+    }
+}
+
+impl Drop for Session {
+    /// Functions and the globals they were defined in hold each other: take them apart. Not here,
+    /// which may be the main thread.
+    fn drop(&mut self) {
+        let Some(globals) = self.globals.take() else {
+            return;
+        };
+        (world().background)(Box::new(move || {
+            Python::attach(|py| globals.into_bound(py).clear());
+        }));
     }
 }
 

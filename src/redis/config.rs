@@ -79,8 +79,8 @@ const DEFINITIONS: [Definition; 17] = [
 /// The settings. Read by all threads.
 pub(super) struct Settings {
     numbers: [AtomicI64; DEFINITIONS.len()],
-    texts: RwLock<BTreeMap<&'static str, Vec<String>>>,
-    extra: RwLock<BTreeMap<String, String>>,
+    texts: RwLock<BTreeMap<&'static str, Vec<Vec<u8>>>>,
+    extra: RwLock<BTreeMap<Vec<u8>, Vec<u8>>>,
     limits: Arc<Limits>,
 }
 
@@ -88,8 +88,8 @@ pub(super) struct Settings {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Value {
     Number(i64),
-    Text(String),
-    List(Vec<String>),
+    Text(Vec<u8>),
+    List(Vec<Vec<u8>>),
     Unknown,
 }
 
@@ -103,15 +103,16 @@ pub(super) enum Set {
 }
 
 /// Names are matched in any case: that of RG.CONFIGSET did so only sometimes, RG.CONFIGGET never.
-fn find(name: &str) -> Option<(usize, &'static Definition)> {
+fn find(name: &[u8]) -> Option<(usize, &'static Definition)> {
     DEFINITIONS
         .iter()
         .enumerate()
-        .find(|(_, known)| known.name.eq_ignore_ascii_case(name))
+        .find(|(_, known)| known.name.as_bytes().eq_ignore_ascii_case(name))
 }
 
 /// A plain decimal number.
-fn number(text: &str) -> Option<i64> {
+fn number(text: &[u8]) -> Option<i64> {
+    let text = std::str::from_utf8(text).ok()?;
     text.parse()
         .ok()
         .filter(|number: &i64| number.to_string() == text)
@@ -123,7 +124,7 @@ impl Settings {
         let mut texts = BTreeMap::new();
         texts.insert(
             "PythonInstallationDir",
-            vec!["/var/opt/redislabs/modules/rg".to_owned()],
+            vec![b"/var/opt/redislabs/modules/rg".to_vec()],
         );
         let settings = Self {
             numbers: std::array::from_fn(|at| AtomicI64::new(DEFINITIONS[at].default)),
@@ -152,7 +153,7 @@ impl Settings {
     }
 
     fn number(&self, name: &str) -> i64 {
-        find(name).map_or(0, |(at, _)| self.numbers[at].load(Ordering::Relaxed))
+        find(name.as_bytes()).map_or(0, |(at, _)| self.numbers[at].load(Ordering::Relaxed))
     }
 
     /// Number of pool threads.
@@ -171,7 +172,7 @@ impl Settings {
     }
 
     /// One of the user's own, or one given explicitly.
-    pub(super) fn extra(&self, name: &str) -> Option<String> {
+    pub(super) fn extra(&self, name: &[u8]) -> Option<Vec<u8>> {
         self.extra
             .read()
             .unwrap_or_else(PoisonError::into_inner)
@@ -179,13 +180,13 @@ impl Settings {
             .cloned()
     }
 
-    fn keep_extra(&self, name: &str, value: &str) {
+    fn keep_extra(&self, name: &[u8], value: &[u8]) {
         let mut extra = self.extra.write().unwrap_or_else(PoisonError::into_inner);
-        extra.insert(name.to_owned(), value.to_owned());
+        extra.insert(name.to_vec(), value.to_vec());
     }
 
     /// Stores a value; `false` if it makes no sense.
-    fn store(&self, at: usize, definition: &'static Definition, value: &str) -> bool {
+    fn store(&self, at: usize, definition: &'static Definition, value: &[u8]) -> bool {
         match definition.kind {
             Kind::Integer(least) => {
                 let Some(value) = number(value).filter(|&value| value >= least) else {
@@ -205,7 +206,7 @@ impl Settings {
                 if definition.kind == Kind::Text {
                     values.clear();
                 }
-                values.push(value.to_owned());
+                values.push(value.to_vec());
             }
         }
         self.publish();
@@ -214,29 +215,32 @@ impl Settings {
 
     /// The arguments of the module: pairs of name and value. The error says which one is wrong.
     pub(super) fn load(&self, args: &[&[u8]]) -> Result<(), String> {
-        let mut words = args.iter().map(|word| String::from_utf8_lossy(word));
+        let mut words = args.iter();
+        let shown = |word: &[u8]| String::from_utf8_lossy(word).into_owned();
         while let Some(name) = words.next() {
             let Some(value) = words.next() else {
-                return Err(format!("Value was not given to {name}"));
+                return Err(format!("Value was not given to {}", shown(name)));
             };
-            let Some((at, definition)) = find(&name) else {
-                self.keep_extra(&name, &value);
+            let Some((at, definition)) = find(name) else {
+                self.keep_extra(name, value);
                 continue;
             };
-            if !self.store(at, definition, &value) {
+            if !self.store(at, definition, value) {
                 return Err(format!(
-                    "Failed setting config value {name}: '{value}' is not accepted"
+                    "Failed setting config value {}: '{}' is not accepted",
+                    shown(name),
+                    shown(value)
                 ));
             }
             if definition.owner == Owner::Python {
-                self.keep_extra(definition.name, &value);
+                self.keep_extra(definition.name.as_bytes(), value);
             }
         }
         Ok(())
     }
 
     /// The value of a setting.
-    pub(super) fn get(&self, name: &str) -> Value {
+    pub(super) fn get(&self, name: &[u8]) -> Value {
         let Some((at, definition)) = find(name) else {
             return self.extra(name).map_or(Value::Unknown, Value::Text);
         };
@@ -252,30 +256,36 @@ impl Settings {
     }
 
     /// Changes a setting while the server runs. `value` is missing after the last word.
-    pub(super) fn set(&self, name: &str, value: Option<&str>) -> Set {
+    pub(super) fn set(&self, name: &[u8], value: Option<&[u8]>) -> Set {
+        let shown = String::from_utf8_lossy(name);
         let Some((at, definition)) = find(name) else {
             let Some(value) = value else {
-                return Set::Refused(format!("(error) Value was not given to {name}"));
+                return Set::Refused(format!("(error) Value was not given to {shown}"));
             };
             self.keep_extra(name, value);
             return Set::Extra;
         };
         match (definition.owner, value) {
             (Owner::Core, _) if !definition.live => Set::Refused(format!(
-                "(error) Config value {name} not modifiable at runtime"
+                "(error) Config value {shown} not modifiable at runtime"
             )),
             (Owner::Core, Some(value)) if self.store(at, definition, value) => Set::Done,
-            (Owner::Core, _) => Set::Refused(format!("(error) Failed setting config value {name}")),
-            (Owner::Python, None) => Set::Refused(format!("(error) Value was not given to {name}")),
+            (Owner::Core, _) => {
+                Set::Refused(format!("(error) Failed setting config value {shown}"))
+            }
+            (Owner::Python, None) => {
+                Set::Refused(format!("(error) Value was not given to {shown}"))
+            }
             (Owner::Python, _) if !definition.live => {
-                Set::Refused(format!("(error) {name} is not configurable at runtime"))
+                Set::Refused(format!("(error) {shown} is not configurable at runtime"))
             }
             (Owner::Python, Some(value)) if self.store(at, definition, value) => {
-                self.keep_extra(definition.name, value);
+                self.keep_extra(definition.name.as_bytes(), value);
                 Set::Extra
             }
             (Owner::Python, Some(value)) => Set::Refused(format!(
-                "Failed setting config value for key '{name}' with value '{value}'"
+                "Failed setting config value for key '{shown}' with value '{}'",
+                String::from_utf8_lossy(value)
             )),
         }
     }
@@ -288,7 +298,7 @@ mod tests {
     #[test]
     fn numbers_are_plain() {
         for text in ["1", "-1", "0", "9223372036854775807"] {
-            assert!(number(text).is_some(), "{text}");
+            assert!(number(text.as_bytes()).is_some(), "{text}");
         }
         for text in [
             "",
@@ -300,39 +310,39 @@ mod tests {
             "9223372036854775808",
             "-0",
         ] {
-            assert!(number(text).is_none(), "{text}");
+            assert!(number(text.as_bytes()).is_none(), "{text}");
         }
     }
 
     #[test]
     fn a_value_is_stored_or_refused_with_the_text_of_its_owner() {
         let settings = Settings::new();
-        assert_eq!(settings.set("maxexecutions", Some("7")), Set::Done);
-        assert_eq!(settings.get("MAXEXECUTIONS"), Value::Number(7));
+        assert_eq!(settings.set(b"maxexecutions", Some(b"7")), Set::Done);
+        assert_eq!(settings.get(b"MAXEXECUTIONS"), Value::Number(7));
         assert_eq!(settings.limits().executions.load(Ordering::Relaxed), 7);
         let refused = |text: &str| Set::Refused(text.into());
         assert_eq!(
-            settings.set("MaxExecutions", None),
+            settings.set(b"MaxExecutions", None),
             refused("(error) Failed setting config value MaxExecutions")
         );
         assert_eq!(
-            settings.set("ExecutionThreads", Some("8")),
+            settings.set(b"ExecutionThreads", Some(b"8")),
             refused("(error) Config value ExecutionThreads not modifiable at runtime")
         );
         assert_eq!(
-            settings.set("CreateVenv", Some("1")),
+            settings.set(b"CreateVenv", Some(b"1")),
             refused("(error) CreateVenv is not configurable at runtime")
         );
-        assert_eq!(settings.set("colour", Some("blue")), Set::Extra);
-        assert_eq!(settings.get("colour"), Value::Text("blue".into()));
-        assert_eq!(settings.get("Colour"), Value::Unknown);
+        assert_eq!(settings.set(b"colour", Some(b"blue")), Set::Extra);
+        assert_eq!(settings.get(b"colour"), Value::Text(b"blue".to_vec()));
+        assert_eq!(settings.get(b"Colour"), Value::Unknown);
         assert_eq!(
-            settings.set("PythonAttemptTraceback", Some("0")),
+            settings.set(b"PythonAttemptTraceback", Some(b"0")),
             Set::Extra
         );
         assert_eq!(
-            settings.extra("PythonAttemptTraceback").as_deref(),
-            Some("0")
+            settings.extra(b"PythonAttemptTraceback").as_deref(),
+            Some(b"0".as_slice())
         );
     }
 

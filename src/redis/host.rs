@@ -45,8 +45,8 @@ impl Environment for ServerEnvironment {
         self.server.log(level, message);
     }
 
-    fn extra_setting(&self, name: &str) -> Option<String> {
-        self.settings.extra(name)
+    fn extra_setting(&self, name: &str) -> Option<Vec<u8>> {
+        self.settings.extra(name.as_bytes())
     }
 
     fn tracebacks(&self) -> bool {

@@ -46,16 +46,19 @@ impl Module {
     fn warn(&self, message: &str) {
         self.server.log(LogLevel::Warning, message);
     }
+
+    /// Runs a job on a thread of its own.
+    fn run(&self, job: Box<dyn FnOnce() + Send>) {
+        if let Err(error) = self.threads.run(job) {
+            self.warn(&format!(
+                "could not start a thread, so that some work waits: {error}"
+            ));
+        }
+    }
 }
 
-/// Called by the server when it loads the module.
-#[expect(unsafe_code, reason = "the server looks for this name")]
-#[unsafe(no_mangle)]
-extern "C" fn RedisModule_OnLoad(
-    ctx: *mut RedisModuleCtx,
-    argv: *mut *mut RedisModuleString,
-    argc: c_int,
-) -> c_int {
+/// Loads the module.
+fn on_load(ctx: *mut RedisModuleCtx, argv: *mut *mut RedisModuleString, argc: c_int) -> c_int {
     if !raw::init(ctx, NAME, VERSION) {
         return raw::FAILED;
     }
@@ -73,13 +76,6 @@ extern "C" fn RedisModule_OnLoad(
         }
         None => raw::FAILED,
     }
-}
-
-/// Called by the server to unload the module, which would leave the interpreter behind: refused.
-#[expect(unsafe_code, reason = "the server looks for this name")]
-#[unsafe(no_mangle)]
-extern "C" fn RedisModule_OnUnload(_ctx: *mut RedisModuleCtx) -> c_int {
-    raw::FAILED
 }
 
 fn load(
@@ -118,6 +114,12 @@ fn load(
             settings: settings.clone(),
         }),
         registry: registry.clone(),
+        background: Box::new(|job| {
+            // While the module loads there is nothing to leave to others.
+            if let Some(module) = MODULE.get() {
+                module.run(job);
+            }
+        }),
     };
     python::open(world)?;
     let module = Module {

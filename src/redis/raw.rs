@@ -27,6 +27,22 @@ macro_rules! call {
 
 const OK: c_int = api::REDISMODULE_OK as c_int;
 
+/// Called by the server when it loads the module.
+#[unsafe(no_mangle)]
+extern "C" fn RedisModule_OnLoad(
+    ctx: *mut RedisModuleCtx,
+    argv: *mut *mut RedisModuleString,
+    argc: c_int,
+) -> c_int {
+    super::on_load(ctx, argv, argc)
+}
+
+/// Called by the server to unload the module, which would leave the interpreter behind: refused.
+#[unsafe(no_mangle)]
+extern "C" fn RedisModule_OnUnload(_ctx: *mut RedisModuleCtx) -> c_int {
+    FAILED
+}
+
 /// The result of a callback that went well.
 pub(super) const DONE: c_int = OK;
 
@@ -76,9 +92,7 @@ pub(super) fn allocator() -> Option<Allocator> {
     unsafe {
         api::RedisModule_MallocSize?;
         Some(Allocator {
-            alloc: api::RedisModule_Alloc?,
-            calloc: api::RedisModule_Calloc?,
-            realloc: api::RedisModule_Realloc?,
+            alloc: api::RedisModule_TryAlloc?,
             free: api::RedisModule_Free?,
             size,
         })

@@ -39,14 +39,15 @@ impl Threads {
         }
     }
 
-    /// Runs a job as soon as a thread has time. Called by the main thread only.
+    /// Runs a job as soon as a thread has time. The error says why none was started for it: the
+    /// job waits for another one.
     pub(super) fn run(&self, job: Job) -> std::io::Result<()> {
         let busy = self.free.load(Ordering::SeqCst) <= self.queue.len();
+        // Cannot fail: `self` holds the other end.
+        let _ = self.jobs.send(job);
         if busy && self.started.load(Ordering::SeqCst) < MOST {
             self.start()?;
         }
-        // Cannot fail: `self` holds the other end.
-        let _ = self.jobs.send(job);
         Ok(())
     }
 

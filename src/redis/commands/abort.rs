@@ -33,11 +33,7 @@ pub(super) fn abort_execution(module: &'static Module, ctx: Ctx<'_>, args: &Args
                 }
                 client.reply(|ctx| ctx.status(b"OK"));
             };
-            if let Err(error) = module.threads.run(Box::new(stop)) {
-                module.warn(&format!(
-                    "could not start a thread to stop an execution: {error}"
-                ));
-            }
+            module.run(Box::new(stop));
         }
     }
 }

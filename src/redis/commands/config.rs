@@ -3,23 +3,22 @@
 use crate::redis::Module;
 use crate::redis::config::{Set, Value};
 use crate::redis::raw::{Args, Ctx};
-use crate::redis::reply;
 
 /// `RG.CONFIGGET name ...`
 pub(super) fn config_get(module: &'static Module, ctx: Ctx<'_>, args: &Args<'_>) {
     ctx.array(args.rest().len());
     for name in args.rest() {
-        let name = String::from_utf8_lossy(name);
-        match module.settings.get(&name) {
+        match module.settings.get(name) {
             Value::Number(number) => ctx.integer(number),
-            Value::Text(text) => reply::text(ctx, &text),
+            Value::Text(text) => ctx.bulk(&text),
             Value::List(values) => {
                 ctx.array(values.len());
                 for value in values {
-                    reply::text(ctx, &value);
+                    ctx.bulk(&value);
                 }
             }
             Value::Unknown => {
+                let name = String::from_utf8_lossy(name);
                 ctx.error(format!("(error) Unsupported config parameter: {name}").as_bytes());
             }
         }
@@ -34,9 +33,7 @@ pub(super) fn config_set(module: &'static Module, ctx: Ctx<'_>, args: &Args<'_>)
         let Some((name, value)) = pair.split_first() else {
             continue;
         };
-        let name = String::from_utf8_lossy(name);
-        let value = value.first().map(|value| String::from_utf8_lossy(value));
-        match module.settings.set(&name, value.as_deref()) {
+        match module.settings.set(name, value.first().copied()) {
             Set::Done => ctx.status(b"OK"),
             Set::Extra => ctx.status(b"OK - value was saved in extra config dictionary"),
             Set::Refused(error) => ctx.error(error.as_bytes()),

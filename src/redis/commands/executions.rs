@@ -63,10 +63,9 @@ fn send(module: &'static Module, ctx: Ctx<'_>, outcome: Arc<Outcome>) {
         return reply::outcome(ctx, &outcome);
     }
     let client = ctx.block();
-    let job = move || client.reply(|ctx| reply::outcome(ctx, &outcome));
-    if let Err(error) = module.threads.run(Box::new(job)) {
-        module.warn(&format!("could not start a thread for a reply: {error}"));
-    }
+    module.run(Box::new(move || {
+        client.reply(|ctx| reply::outcome(ctx, &outcome))
+    }));
 }
 
 /// `RG.DUMPEXECUTIONS`

@@ -24,8 +24,9 @@ pub(super) struct Command {
     pub(super) handler: Handler,
 }
 
-/// Loads code: whoever may do so may do anything.
-const LOADS_CODE: (&str, &str) = ("write deny-oom admin", "write admin dangerous slow");
+/// Loads code: whoever may do so may do anything. Not in the category of writing commands, which is
+/// given away more lightly.
+const LOADS_CODE: (&str, &str) = ("write deny-oom admin", "admin dangerous slow");
 /// Changes what the module does or keeps.
 const CHANGES: (&str, &str) = ("admin deny-script", "admin dangerous slow");
 /// Looks.

@@ -97,12 +97,7 @@ pub(super) fn pyexecute(module: &'static Module, ctx: Ctx<'_>, args: &Args<'_>) 
     };
     let client = ctx.block();
     let unblocking = options.unblocking;
-    let started = module
-        .threads
-        .run(Box::new(move || run(module, script, unblocking, client)));
-    if let Err(error) = started {
-        module.warn(&format!("could not start a thread for a script: {error}"));
-    }
+    module.run(Box::new(move || run(module, script, unblocking, client)));
 }
 
 fn run(module: &'static Module, script: Script, unblocking: bool, client: BlockedClient) {
