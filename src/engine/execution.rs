@@ -16,7 +16,7 @@ use super::pipeline::Pipeline;
 use super::planner::compile;
 use super::read_ahead::{Fed, Feed};
 use super::{
-    Context, Error, Exchange, ExecutionId, Language, Next, Plan, Pool, ReadAhead, Readers,
+    Context, Error, Exchange, ExecutionId, Language, Limits, Next, Plan, Pool, ReadAhead, Readers,
     RecordError, Results, Source, Task,
 };
 
@@ -66,6 +66,8 @@ pub struct Outcome {
     pub total: Duration,
     /// Of it spent in the reader.
     pub read: Duration,
+    /// Time that each operation of the plan took; empty if it was not measured.
+    pub steps: Vec<Duration>,
 }
 
 impl Outcome {
@@ -157,13 +159,13 @@ enum Turn {
 }
 
 impl<L: Language> Execution<L> {
-    /// An execution that has not started. `max_size` bounds the bytes of its results.
+    /// An execution that has not started.
     pub(super) fn new(
         id: ExecutionId,
         plan: Arc<Plan<L>>,
         source: Source<L>,
         machinery: Arc<Machinery>,
-        max_size: usize,
+        limits: &Limits,
     ) -> Arc<Self> {
         let (need, stages) = compile(&plan, &*machinery.exchange);
         let input = match source {
@@ -180,7 +182,7 @@ impl<L: Language> Execution<L> {
             })),
         };
         let work = Work {
-            pipeline: Pipeline::new(stages, max_size),
+            pipeline: Pipeline::new(stages, limits),
             input,
             begun: Instant::now(),
             read: Duration::ZERO,
@@ -393,6 +395,7 @@ impl<L: Language> Execution<L> {
             errors: std::mem::take(&mut work.pipeline.errors),
             total: work.begun.elapsed(),
             read: work.read,
+            steps: work.pipeline.spent(self.plan.steps.len()),
         };
         // Values first: who waits for the end may look at memory.
         if !work.pipeline.is_empty() {

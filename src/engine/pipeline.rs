@@ -5,8 +5,10 @@
 //! the very record that failed, and `limit` reads one record more than it passes on.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
-use super::{Calls, Chunk, Language, Many, Native, RecordError, Results};
+use super::{Calls, Chunk, Language, Limits, Many, Native, RecordError, Results};
 
 /// A step with what it holds while it runs.
 pub(super) enum Stage<L: Language> {
@@ -40,6 +42,19 @@ pub(super) enum Stage<L: Language> {
     },
 }
 
+/// A stage with the operation of the plan that it comes from.
+pub(super) struct Placed<L: Language> {
+    pub(super) stage: Stage<L>,
+    pub(super) step: usize,
+}
+
+/// What a stage makes of a record.
+enum Passed<'a, L: Language> {
+    On(Moving<'a, L>),
+    Several(<L as Calls>::Several),
+    Kept,
+}
+
 /// A record on its way.
 enum Moving<'a, L: Language> {
     Native(&'a Native<'a>),
@@ -48,7 +63,9 @@ enum Moving<'a, L: Language> {
 
 /// The stages of one execution with its results so far.
 pub(super) struct Pipeline<L: Language> {
-    stages: Vec<Stage<L>>,
+    stages: Vec<Placed<L>>,
+    /// Time spent in each stage; empty if it is not measured.
+    spent: Vec<Duration>,
     /// Stages before this one take nothing more: a limit behind them is full.
     closed: usize,
     failed: bool,
@@ -62,8 +79,10 @@ pub(super) struct Pipeline<L: Language> {
 }
 
 impl<L: Language> Pipeline<L> {
-    pub(super) fn new(stages: Vec<Stage<L>>, max_size: usize) -> Self {
+    pub(super) fn new(stages: Vec<Placed<L>>, limits: &Limits) -> Self {
+        let measured = limits.profile.load(Ordering::Relaxed);
         Self {
+            spent: vec![Duration::ZERO; if measured { stages.len() } else { 0 }],
             stages,
             closed: 0,
             failed: false,
@@ -71,7 +90,7 @@ impl<L: Language> Pipeline<L> {
             results: Results::default(),
             errors: Vec::new(),
             errors_size: 0,
-            max_size,
+            max_size: limits.result_bytes.load(Ordering::Relaxed),
             stopped: false,
         }
     }
@@ -91,8 +110,8 @@ impl<L: Language> Pipeline<L> {
 
     /// Counts a chunk of which only the number is known. Needs no interpreter.
     pub(super) fn feed_counted(&mut self, mut records: u64) {
-        for (at, stage) in self.stages.iter_mut().enumerate() {
-            match stage {
+        for (at, placed) in self.stages.iter_mut().enumerate() {
+            match &mut placed.stage {
                 Stage::Limit { skip, take, seen } => {
                     let (from, to) = (*seen, seen.saturating_add(records));
                     let end = skip.saturating_add(*take);
@@ -139,63 +158,63 @@ impl<L: Language> Pipeline<L> {
         mut record: Moving<'_, L>,
     ) -> Result<(), RecordError> {
         loop {
-            let Some(stage) = self.stages.get_mut(at) else {
+            let begin = (!self.spent.is_empty()).then(Instant::now);
+            let Some(placed) = self.stages.get_mut(at) else {
                 return self.emit(s, record);
             };
-            record = match stage {
-                Stage::Pass => record,
-                Stage::Open => Moving::Object(open::<L>(s, record)?),
-                Stage::Map(f) => Moving::Object(L::map(s, f, open::<L>(s, record)?)?),
+            let passed = match &mut placed.stage {
+                Stage::Pass => Passed::On(record),
+                Stage::Open => Passed::On(Moving::Object(open::<L>(s, record)?)),
+                Stage::Map(f) => Passed::On(Moving::Object(L::map(s, f, open::<L>(s, record)?)?)),
                 Stage::Filter(f) => {
                     let record = open::<L>(s, record)?;
-                    if !L::test(s, f, &record)? {
-                        return Ok(());
+                    if L::test(s, f, &record)? {
+                        Passed::On(Moving::Object(record))
+                    } else {
+                        Passed::Kept
                     }
-                    Moving::Object(record)
                 }
                 Stage::ForEach(f) => {
                     let record = open::<L>(s, record)?;
                     L::visit(s, f, &record)?;
-                    Moving::Object(record)
+                    Passed::On(Moving::Object(record))
                 }
                 Stage::Key(f) => {
                     let record = open::<L>(s, record)?;
                     L::key(s, f, &record)?;
-                    Moving::Object(record)
+                    Passed::On(Moving::Object(record))
                 }
                 Stage::FlatMap(f) => match L::expand(s, f, open::<L>(s, record)?)? {
-                    Many::One(one) => Moving::Object(one),
-                    Many::Several(several) => {
-                        self.push_several(s, at + 1, several);
-                        return Ok(());
-                    }
+                    Many::One(one) => Passed::On(Moving::Object(one)),
+                    Many::Several(several) => Passed::Several(several),
                 },
                 Stage::Limit { skip, take, seen } => {
                     let index = *seen;
                     *seen += 1;
                     if index >= skip.saturating_add(*take) {
                         self.closed = self.closed.max(at + 1);
-                        return Ok(());
+                        Passed::Kept
+                    } else if index < *skip {
+                        Passed::Kept
+                    } else {
+                        Passed::On(record)
                     }
-                    if index < *skip {
-                        return Ok(());
-                    }
-                    record
                 }
                 Stage::Count(count) => {
                     *count += 1;
-                    return Ok(());
+                    Passed::Kept
                 }
                 Stage::Accumulate(f, accumulator) => {
                     let before = accumulator.take();
                     *accumulator = Some(L::accumulate(s, f, before, open::<L>(s, record)?)?);
-                    return Ok(());
+                    Passed::Kept
                 }
                 Stage::AccumulateByKey { extract, f, groups } => {
                     let record = open::<L>(s, record)?;
                     let key = L::key(s, extract, &record)?;
                     let groups = groups.get_or_insert_with(|| L::groups(s));
-                    return L::fold(s, groups, f, key, record);
+                    L::fold(s, groups, f, key, record)?;
+                    Passed::Kept
                 }
                 Stage::Group {
                     extract, groups, ..
@@ -203,11 +222,34 @@ impl<L: Language> Pipeline<L> {
                     let record = open::<L>(s, record)?;
                     let key = L::key(s, extract, &record)?;
                     let groups = groups.get_or_insert_with(|| L::groups(s));
-                    return L::gather(s, groups, key, record);
+                    L::gather(s, groups, key, record)?;
+                    Passed::Kept
                 }
             };
+            if let (Some(begin), Some(spent)) = (begin, self.spent.get_mut(at)) {
+                *spent += begin.elapsed();
+            }
             at += 1;
+            record = match passed {
+                Passed::On(record) => record,
+                Passed::Several(several) => {
+                    self.push_several(s, at, several);
+                    return Ok(());
+                }
+                Passed::Kept => return Ok(()),
+            };
         }
+    }
+
+    /// Time that each of so many operations of the plan took; empty if it was not measured.
+    pub(super) fn spent(&self, steps: usize) -> Vec<Duration> {
+        let mut spent = vec![Duration::ZERO; if self.spent.is_empty() { 0 } else { steps }];
+        for (placed, time) in self.stages.iter().zip(&self.spent) {
+            if let Some(step) = spent.get_mut(placed.step) {
+                *step += *time;
+            }
+        }
+        spent
     }
 
     fn push_several(&mut self, s: L::Scope<'_>, at: usize, several: <L as Calls>::Several) {
@@ -238,10 +280,10 @@ impl<L: Language> Pipeline<L> {
     pub(super) fn flush(&mut self, s: L::Scope<'_>) -> bool {
         let at = self.flushing.max(self.closed);
         self.flushing = at + 1;
-        let Some(stage) = self.stages.get_mut(at) else {
+        let Some(placed) = self.stages.get_mut(at) else {
             return false;
         };
-        match stage {
+        match &mut placed.stage {
             Stage::Accumulate(_, accumulator) => {
                 if let Some(value) = accumulator.take() {
                     self.push(s, at + 1, Moving::Object(value));
@@ -290,7 +332,7 @@ impl<L: Language> Pipeline<L> {
 
     /// Whether flushing needs the interpreter: something is held, or was never opened.
     pub(super) fn is_empty(&self) -> bool {
-        self.stages.iter().all(|stage| match stage {
+        self.stages.iter().all(|placed| match &placed.stage {
             Stage::Accumulate(_, held) => held.is_none(),
             Stage::Count(count) => *count == 0,
             Stage::AccumulateByKey { groups, .. } | Stage::Group { groups, .. } => groups.is_none(),

@@ -88,16 +88,24 @@ pub struct StepInfo {
     pub name: &'static str,
     /// The callback as text; empty without.
     pub arg: String,
+    /// The operation of the plan, by position, whose time counts as this step's.
+    pub timed: Option<usize>,
 }
 
 impl<L: Language> Step<L> {
     /// What a listing shows, in the order of the data. One operation may be several steps there.
-    fn describe(&self, out: &mut Vec<StepInfo>) {
+    fn describe(&self, step: usize, out: &mut Vec<StepInfo>) {
+        let begin = out.len();
         let mut add = |kind, name, f: Option<&Arc<L::Function>>| {
             let arg = f
                 .map(|f| super::Function::describe(&**f).to_owned())
                 .unwrap_or_default();
-            out.push(StepInfo { kind, name, arg });
+            out.push(StepInfo {
+                kind,
+                name,
+                arg,
+                timed: None,
+            });
         };
         const EXTRACT: &str = "RedisGearsPy_PyCallbackExtractor";
         const TO_VALUE: &str = "RedisGearsPy_ToPyRecordMapper";
@@ -142,6 +150,15 @@ impl<L: Language> Step<L> {
             Self::Collect => add("collect", "collect", None),
             Self::Limit { .. } => add("limit", "limit", None),
         }
+        // Of several steps the last one with a callback does the work.
+        let steps = out.get_mut(begin..).unwrap_or_default();
+        let at = steps
+            .iter()
+            .rposition(|info| !info.arg.is_empty())
+            .unwrap_or(0);
+        if let Some(info) = steps.get_mut(at) {
+            info.timed = Some(step);
+        }
     }
 }
 
@@ -161,8 +178,8 @@ impl<L: Language> Plan<L> {
     /// The steps as a listing shows them, in the order of the data.
     pub fn describe(&self) -> Vec<StepInfo> {
         let mut infos = Vec::new();
-        for step in &self.steps {
-            step.describe(&mut infos);
+        for (at, step) in self.steps.iter().enumerate() {
+            step.describe(at, &mut infos);
         }
         infos
     }

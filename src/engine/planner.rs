@@ -3,7 +3,7 @@
 //! Results are the same as if every step ran as written, order and quirks included; the tests
 //! compare both.
 
-use super::pipeline::Stage;
+use super::pipeline::{Placed, Stage};
 use super::{Exchange, Function, Hint, Language, Plan, Step};
 
 /// How much of its records a plan looks at.
@@ -21,61 +21,76 @@ pub enum Need {
 pub(super) fn compile<L: Language>(
     plan: &Plan<L>,
     exchange: &dyn Exchange,
-) -> (Need, Vec<Stage<L>>) {
+) -> (Need, Vec<Placed<L>>) {
     let mut stages = Vec::new();
-    for step in &plan.steps {
-        match step {
-            Step::Open => stages.push(Stage::Open),
-            Step::Map(f) => stages.push(Stage::Map(f.clone())),
-            Step::Filter(f) => stages.push(Stage::Filter(f.clone())),
-            Step::FlatMap(f) => stages.push(Stage::FlatMap(f.clone())),
-            Step::ForEach(f) => stages.push(Stage::ForEach(f.clone())),
-            Step::Accumulate(f) if f.hint() == Hint::Counts => stages.push(Stage::Count(0)),
-            Step::Accumulate(f) => stages.push(Stage::Accumulate(f.clone(), None)),
-            Step::AccumulateByKey { extract, f, .. } => stages.push(Stage::AccumulateByKey {
+    for (step, operation) in plan.steps.iter().enumerate() {
+        let stage = match operation {
+            Step::Open => Stage::Open,
+            Step::Map(f) => Stage::Map(f.clone()),
+            Step::Filter(f) => Stage::Filter(f.clone()),
+            Step::FlatMap(f) => Stage::FlatMap(f.clone()),
+            Step::ForEach(f) => Stage::ForEach(f.clone()),
+            Step::Accumulate(f) if f.hint() == Hint::Counts => Stage::Count(0),
+            Step::Accumulate(f) => Stage::Accumulate(f.clone(), None),
+            Step::AccumulateByKey { extract, f, .. } => Stage::AccumulateByKey {
                 extract: extract.clone(),
                 f: f.clone(),
                 groups: None,
-            }),
-            Step::Group { extract, f } => stages.push(Stage::Group {
+            },
+            Step::Group { extract, f } => Stage::Group {
                 extract: extract.clone(),
                 f: f.clone(),
                 groups: None,
-            }),
+            },
             // The key is asked for even where no record moves: a failing extractor must show.
-            Step::Repartition(f) => stages.push(Stage::Key(f.clone())),
+            Step::Repartition(f) => Stage::Key(f.clone()),
             // Alone, every record is where it belongs already.
-            Step::Collect => debug_assert!(exchange.is_alone(), "no exchange to collect over"),
-            Step::Limit { skip, take } => {
-                stages.push(Stage::Limit {
-                    skip: *skip,
-                    take: *take,
-                    seen: 0,
-                });
+            Step::Collect => {
+                debug_assert!(exchange.is_alone(), "no exchange to collect over");
+                continue;
             }
-        }
+            Step::Limit { skip, take } => Stage::Limit {
+                skip: *skip,
+                take: *take,
+                seen: 0,
+            },
+        };
+        stages.push(Placed { stage, step });
     }
     late_open(&mut stages);
     (need(&stages), stages)
 }
 
 /// Makes values only of records that get past the limits and are looked at.
-fn late_open<L: Language>(stages: &mut [Stage<L>]) {
+fn late_open<L: Language>(stages: &mut [Placed<L>]) {
     let mut open = 0;
-    while let Some(Stage::Limit { .. }) = stages.get(open + 1) {
+    while matches!(
+        stages.get(open + 1),
+        Some(Placed {
+            stage: Stage::Limit { .. },
+            ..
+        })
+    ) {
         stages.swap(open, open + 1);
         open += 1;
     }
     // Counting opens nothing: the stage takes any record.
-    if let (Some(Stage::Open), Some(Stage::Count(_))) = (stages.get(open), stages.get(open + 1)) {
-        stages[open] = Stage::Pass;
+    let counts = matches!(
+        stages.get(open + 1),
+        Some(Placed {
+            stage: Stage::Count(_),
+            ..
+        })
+    );
+    if let (true, Some(first)) = (counts, stages.get_mut(open)) {
+        first.stage = Stage::Pass;
     }
 }
 
-fn need<L: Language>(stages: &[Stage<L>]) -> Need {
+fn need<L: Language>(stages: &[Placed<L>]) -> Need {
     let mut need = Need::Number;
-    for stage in stages {
-        match stage {
+    for placed in stages {
+        match &placed.stage {
             Stage::Limit { .. } | Stage::Pass | Stage::Open => {}
             // Counting looks at nothing, and nothing comes after it but the number.
             Stage::Count(_) => return need,

@@ -1,7 +1,7 @@
 //! All executions of this shard: their ids, how many are kept, and for how many bytes.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::execution::Machinery;
@@ -12,6 +12,8 @@ use super::{Error, Execution, ExecutionId, Language, Outcome, Plan, ShardId, Sou
 pub struct Limits {
     /// Executions that are kept; none or fewer: no bound.
     pub executions: AtomicI64,
+    /// Whether the time that steps take is measured.
+    pub profile: AtomicBool,
     /// Bytes that the results of one execution, and all kept ones together, may occupy.
     pub result_bytes: AtomicUsize,
 }
@@ -63,18 +65,26 @@ impl<L: Language> Registry<L> {
 
     /// Makes an execution, not started yet. The oldest ones over the limit go.
     pub fn create(&self, plan: Plan<L>, source: Source<L>) -> Arc<Execution<L>> {
-        let limit = self.limits.executions.load(Ordering::Relaxed);
-        let max_size = self.limits.result_bytes.load(Ordering::Relaxed);
-        let mut gone = Vec::new();
-        let mut kept = self.kept();
-        let number = kept.next;
-        kept.next += 1;
+        let number = {
+            let mut kept = self.kept();
+            kept.next += 1;
+            kept.next - 1
+        };
+        // Outside the lock: the planner asks the language about callbacks.
         let id = ExecutionId {
             shard: self.shard,
             number,
         };
-        let execution =
-            Execution::new(id, Arc::new(plan), source, self.machinery.clone(), max_size);
+        let execution = Execution::new(
+            id,
+            Arc::new(plan),
+            source,
+            self.machinery.clone(),
+            &self.limits,
+        );
+        let limit = self.limits.executions.load(Ordering::Relaxed);
+        let mut gone = Vec::new();
+        let mut kept = self.kept();
         let entry = Entry {
             execution: execution.clone(),
             passing: false,

@@ -76,8 +76,9 @@ impl Atomic {
     }
 
     #[pyo3(signature = (*_exception))]
-    fn __exit__(&self, _exception: &Bound<'_, PyTuple>) -> PyResult<bool> {
-        if !world().host.leave_atomic() {
+    fn __exit__(&self, py: Python<'_>, _exception: &Bound<'_, PyTuple>) -> PyResult<bool> {
+        // Giving the lock back may take a rest.
+        if !py.detach(|| world().host.leave_atomic()) {
             return Err(gears_error("Not inside an atomic block"));
         }
         Ok(false)

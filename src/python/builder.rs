@@ -129,13 +129,12 @@ impl Builder {
             registry.start(&execution, false);
             return Ok(());
         };
-        let mut run = script.run.lock().unwrap_or_else(PoisonError::into_inner);
-        if run.is_some() {
+        if script.has_run() {
             return Err(gears_error(
                 "Can not run more then 1 executions in a single script",
             ));
         }
-        *run = Some(registry.create(plan, source));
+        script.set_run(registry.create(plan, source));
         Ok(())
     }
 }

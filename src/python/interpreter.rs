@@ -1,6 +1,6 @@
 //! The interpreter: its start, the names that scripts see, and running a script.
 
-use std::sync::{Arc, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -157,11 +157,7 @@ pub(crate) fn run_script(script: Script) -> Result<ScriptEnd, String> {
             world().environment.log(LogLevel::Warning, &message);
         }
         bind(before);
-        let run = top_level
-            .run
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let run = top_level.take_run();
         match (ran, run) {
             (Ok(()), None) => Ok(ScriptEnd::Nothing),
             (Ok(()), Some(execution)) => Ok(ScriptEnd::Run(execution)),

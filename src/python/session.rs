@@ -107,7 +107,28 @@ pub(super) struct Current {
 /// What the top level of a script has made so far.
 #[derive(Default)]
 pub(super) struct TopLevel {
-    pub(super) run: Mutex<Option<Arc<Execution<Cpython>>>>,
+    run: Mutex<Option<Arc<Execution<Cpython>>>>,
+}
+
+impl TopLevel {
+    fn run(&self) -> MutexGuard<'_, Option<Arc<Execution<Cpython>>>> {
+        self.run.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it has made an execution.
+    pub(super) fn has_run(&self) -> bool {
+        self.run().is_some()
+    }
+
+    /// It has made this execution.
+    pub(super) fn set_run(&self, execution: Arc<Execution<Cpython>>) {
+        *self.run() = Some(execution);
+    }
+
+    /// The execution it has made.
+    pub(super) fn take_run(&self) -> Option<Arc<Execution<Cpython>>> {
+        self.run().take()
+    }
 }
 
 thread_local! {

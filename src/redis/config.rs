@@ -1,7 +1,7 @@
 //! The settings: those of RedisGears 1.x, ours, and the user's own.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::engine::Limits;
@@ -132,7 +132,8 @@ impl Settings {
             extra: RwLock::default(),
             limits: Arc::new(Limits {
                 executions: AtomicI64::new(0),
-                result_bytes: std::sync::atomic::AtomicUsize::new(0),
+                profile: AtomicBool::new(false),
+                result_bytes: AtomicUsize::new(0),
             }),
         };
         settings.publish();
@@ -148,6 +149,8 @@ impl Settings {
         self.limits
             .executions
             .store(self.number("MaxExecutions"), Ordering::Relaxed);
+        let profile = self.number("ProfileExecutions") != 0;
+        self.limits.profile.store(profile, Ordering::Relaxed);
         let bytes = usize::try_from(self.number("MaxResultsMemory")).unwrap_or(usize::MAX);
         self.limits.result_bytes.store(bytes, Ordering::Relaxed);
     }

@@ -134,7 +134,8 @@ fn describe(ctx: Ctx<'_>, execution: &Execution<Cpython>) {
     for step in steps.iter().rev() {
         ctx.array(8);
         reply::field(ctx, "type", step.kind);
-        reply::number(ctx, "duration", 0);
+        let spent = step.timed.and_then(|at| outcome.steps.get(at)).copied();
+        reply::number(ctx, "duration", milliseconds(spent.unwrap_or_default()));
         reply::field(ctx, "name", step.name);
         reply::field(ctx, "arg", &step.arg);
     }
