@@ -16,7 +16,6 @@ from threading import Thread
 import redisgears
 import redisgears as rg
 from redisgears import (
-    GearsFlatError as _GearsFlatError,
     PyFlatExecution,
     gearsCtx,
     getGearsSession,
@@ -93,6 +92,10 @@ def _identity(record):
     return record
 
 
+# Names by which code gets at its own variables without naming them.
+_FRAME_READERS = {"locals", "vars", "dir", "eval", "exec", "currentframe", "_getframe", "stack"}
+
+
 def _looks_at_value(callback):
     """Whether a callback of one record may look at its value: the module need not read it if not.
 
@@ -103,13 +106,13 @@ def _looks_at_value(callback):
     if code.co_argcount != 1 or code.co_kwonlyargcount or code.co_flags & 0x0C:
         return True
     name = code.co_varnames[0]
-    if name in code.co_cellvars or callback.__defaults__:
+    if name in code.co_cellvars or _FRAME_READERS.intersection(code.co_names):
         return True
     uses = [i for i in dis.get_instructions(code) if i.opname not in ("CACHE", "RESUME")]
     for at, use in enumerate(uses):
         if use.argval != name and not (type(use.argval) is tuple and name in use.argval):
             continue
-        key, take = (uses[at + 1 : at + 3] + [None, None])[:2]
+        key, take = [*uses[at + 1 : at + 3], None, None][:2]
         plain = (
             use.opname in ("LOAD_FAST", "LOAD_FAST_BORROW")
             and take is not None
@@ -183,7 +186,7 @@ class GearsFuture:
 
     def __await__(self):
         raise redisgears.GearsError(
-            "awaiting an execution is not available yet: asynchronous steps come with a later version"
+            "awaiting an execution is not available yet: it comes with a later version"
         )
 
 
@@ -214,7 +217,7 @@ class GearsBuilder:
         return self
 
     def aggregateby(self, extractor, zero, seqOp, combOp):
-        """Accumulates by key: seqOp(key, acc, record) on every shard, combOp(key, acc, acc) of these."""
+        """Accumulates by key: seqOp(key, acc, record) on every shard, combOp(key, acc, acc)."""
         self.gearsCtx.localgroupby(extractor, _from_zero_by_key(zero, seqOp))
         merge = _from_zero_by_key(zero, combOp)
         self.gearsCtx.groupby(lambda r: r["key"], lambda k, a, r: merge(k, a, r["value"]))

@@ -16,8 +16,8 @@ use super::pipeline::Pipeline;
 use super::planner::compile;
 use super::read_ahead::{Fed, Feed};
 use super::{
-    Context, Error, Exchange, ExecutionId, Language, Limits, Next, Plan, Pool, ReadAhead, Readers,
-    RecordError, Results, Source, Task,
+    Context, Error, Exchange, ExecutionId, Language, Limits, Need, Next, Plan, Pool, ReadAhead,
+    ReaderSpec, Readers, RecordError, Results, Source, Task,
 };
 
 /// Records a generator yields in one attached section.
@@ -146,7 +146,7 @@ struct Work<L: Language> {
 }
 
 enum Input<L: Language> {
-    Closed(Box<dyn FnOnce(&Execution<L>) -> Input<L> + Send>),
+    Closed(ReaderSpec, Need),
     Feed(Arc<Feed>),
     Generator(L::Generator),
     Ended,
@@ -170,16 +170,7 @@ impl<L: Language> Execution<L> {
         let (need, stages) = compile(&plan, &*machinery.exchange);
         let input = match source {
             Source::Generator(generator) => Input::Generator(generator),
-            Source::Server(spec) => Input::Closed(Box::new(move |execution| {
-                let reader = execution.machinery.readers.open(&spec, need);
-                let this = execution.this.clone();
-                let wake = Box::new(move || {
-                    if let Some(execution) = this.upgrade() {
-                        execution.notify();
-                    }
-                });
-                Input::Feed(execution.machinery.read_ahead.open(reader, wake))
-            })),
+            Source::Server(spec) => Input::Closed(spec, need),
         };
         let work = Work {
             pipeline: Pipeline::new(stages, limits),
@@ -299,8 +290,8 @@ impl<L: Language> Execution<L> {
             self.end_input(work);
         }
         match std::mem::replace(&mut work.input, Input::Ended) {
-            Input::Closed(open) => {
-                work.input = open(self);
+            Input::Closed(spec, need) => {
+                work.input = Input::Feed(self.open(&spec, need));
                 Turn::More
             }
             Input::Feed(feed) => {
@@ -332,6 +323,18 @@ impl<L: Language> Execution<L> {
         }
     }
 
+    /// Begins to read. The reader wakes this execution when it waits.
+    fn open(&self, spec: &ReaderSpec, need: Need) -> Arc<Feed> {
+        let reader = self.machinery.readers.open(spec, need);
+        let this = self.this.clone();
+        let wake = Box::new(move || {
+            if let Some(execution) = this.upgrade() {
+                execution.notify();
+            }
+        });
+        self.machinery.read_ahead.open(reader, wake)
+    }
+
     fn end_input(&self, work: &mut Work<L>) {
         match std::mem::replace(&mut work.input, Input::Ended) {
             Input::Feed(feed) => {
@@ -339,7 +342,7 @@ impl<L: Language> Execution<L> {
                 work.read = feed.spent();
             }
             Input::Generator(generator) => self.attach(|_| drop(generator)),
-            Input::Closed(_) | Input::Ended => {}
+            Input::Closed(..) | Input::Ended => {}
         }
     }
 

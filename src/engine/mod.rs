@@ -21,6 +21,10 @@ mod reader;
 mod record;
 mod registry;
 mod results;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use error::{Error, RecordError};
 pub use exchange::{Alone, Exchange};

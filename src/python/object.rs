@@ -33,9 +33,12 @@ fn hashable<'py>(py: Python<'py>, bytes: &[u8]) -> Bound<'py, PyAny> {
 const CACHED: usize = 128;
 const CACHED_LEN: usize = 40;
 
+/// A name of a field with its object.
+type Field = (Box<[u8]>, Py<PyAny>);
+
 thread_local! {
     /// Names of fields seen lately: a hash of twenty fields would make twenty strings each time.
-    static FIELDS: RefCell<Vec<Option<(Box<[u8]>, Py<PyAny>)>>> =
+    static FIELDS: RefCell<Vec<Option<Field>>> =
         RefCell::new((0..CACHED).map(|_| None).collect());
 }
 

@@ -646,6 +646,9 @@ pub(super) struct Key<'a> {
     scope: PhantomData<&'a ()>,
 }
 
+/// Called with an element of a hash or set, and its value if it has one.
+type EachElement<'a> = dyn FnMut(&[u8], Option<&[u8]>) + 'a;
+
 /// Opens a key by name, for `read`; it may not exist. The server lock is held.
 pub(super) fn with_key<R>(
     server: Server,
@@ -733,9 +736,9 @@ impl Key<'_> {
         self.scan(&mut |member, _| chunk.item(member))
     }
 
-    fn scan(&self, each: &mut dyn FnMut(&[u8], Option<&[u8]>)) -> usize {
-        struct Each<'a> {
-            each: &'a mut dyn FnMut(&[u8], Option<&[u8]>),
+    fn scan(&self, each: &mut EachElement<'_>) -> usize {
+        struct Each<'a, 'b> {
+            each: &'a mut EachElement<'b>,
             count: usize,
         }
         /// # Safety
@@ -748,7 +751,7 @@ impl Key<'_> {
         ) {
             // SAFETY: see above; a set's elements have no value.
             unsafe {
-                let data = &mut *data.cast::<Each<'_>>();
+                let data = &mut *data.cast::<Each<'_, '_>>();
                 data.count += 1;
                 let value = if value.is_null() {
                     None
