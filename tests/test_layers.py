@@ -12,7 +12,7 @@ RULES = {
     "python": r"redis_module|crate::(redis|cluster)",
     "redis": r"pyo3",
 }
-UNSAFE = {"redis/raw.rs", "python/link.rs"}
+UNSAFE = ("redis/raw/", "python/link.rs")
 
 
 def code(text):
@@ -47,8 +47,8 @@ def test_rooms(room):
     assert names(RULES[room], sorted((SOURCE / room).rglob("*.rs"))) == []
 
 
-def test_only_two_files_are_unsafe():
-    files = [f for f in SOURCE.rglob("*.rs") if str(f.relative_to(SOURCE)) not in UNSAFE]
+def test_only_the_borders_are_unsafe():
+    files = [f for f in SOURCE.rglob("*.rs") if not str(f.relative_to(SOURCE)).startswith(UNSAFE)]
     assert names(r"unsafe|(?:allow|expect)\(unsafe_code", sorted(files)) == []
 
 

@@ -1,0 +1,187 @@
+//! Contexts of commands: their words, their replies, their clients.
+
+use std::ffi::{CString, c_int, c_long};
+use std::marker::PhantomData;
+use std::ptr;
+
+use redis_module::raw as api;
+
+use super::{RedisModuleCtx, RedisModuleString, bytes};
+
+/// The words of a command.
+pub(in crate::redis) struct Args<'a>(Vec<&'a [u8]>);
+
+impl<'a> Args<'a> {
+    /// # Safety contract of the caller (callbacks of the server only)
+    /// `argv` holds `argc` strings that live as long as the callback.
+    fn new(argv: *mut *mut RedisModuleString, argc: c_int) -> Self {
+        let count = usize::try_from(argc).unwrap_or(0);
+        // SAFETY: see above.
+        let words = (0..count).map(|at| unsafe { bytes(*argv.add(at)) });
+        Self(words.collect())
+    }
+
+    /// Words after the command's name.
+    pub(in crate::redis) fn rest(&self) -> &[&'a [u8]] {
+        self.0.get(1..).unwrap_or_default()
+    }
+
+    /// All words.
+    pub(in crate::redis) fn all(&self) -> &[&'a [u8]] {
+        &self.0
+    }
+}
+
+/// A context of the server: where replies go.
+#[derive(Clone, Copy)]
+pub(in crate::redis) struct Ctx<'a> {
+    raw: *mut RedisModuleCtx,
+    scope: PhantomData<&'a ()>,
+}
+
+impl<'a> Ctx<'a> {
+    /// The context of a callback, valid while that runs.
+    pub(in crate::redis) fn of_callback(raw: *mut RedisModuleCtx) -> Self {
+        Self {
+            raw,
+            scope: PhantomData,
+        }
+    }
+
+    /// The words of the command.
+    pub(in crate::redis) fn args(self, argv: *mut *mut RedisModuleString, argc: c_int) -> Args<'a> {
+        Args::new(argv, argc)
+    }
+
+    /// A bulk string.
+    pub(in crate::redis) fn bulk(self, text: &[u8]) {
+        // SAFETY: the context is valid; the server copies the text.
+        unsafe {
+            call!(
+                RedisModule_ReplyWithStringBuffer,
+                self.raw,
+                text.as_ptr().cast(),
+                text.len()
+            );
+        }
+    }
+
+    /// A simple string. Line ends and NUL, which the protocol does not allow, become blanks.
+    pub(in crate::redis) fn status(self, text: &[u8]) {
+        let line = line(text);
+        // SAFETY: as `bulk`.
+        unsafe {
+            call!(RedisModule_ReplyWithSimpleString, self.raw, line.as_ptr());
+        }
+    }
+
+    /// An error line, as it is.
+    pub(in crate::redis) fn error(self, text: &[u8]) {
+        let line = line(text);
+        // SAFETY: as `bulk`.
+        unsafe {
+            call!(RedisModule_ReplyWithError, self.raw, line.as_ptr());
+        }
+    }
+
+    /// An integer.
+    pub(in crate::redis) fn integer(self, number: i64) {
+        // SAFETY: as `bulk`.
+        unsafe {
+            call!(RedisModule_ReplyWithLongLong, self.raw, number);
+        }
+    }
+
+    /// The head of an array; its elements follow.
+    pub(in crate::redis) fn array(self, len: usize) {
+        // SAFETY: as `bulk`.
+        unsafe {
+            call!(
+                RedisModule_ReplyWithArray,
+                self.raw,
+                c_long::try_from(len).unwrap_or(c_long::MAX)
+            );
+        }
+    }
+
+    /// The host's error for a wrong number of words.
+    pub(in crate::redis) fn wrong_arity(self) {
+        // SAFETY: as `bulk`.
+        unsafe {
+            call!(RedisModule_WrongArity, self.raw);
+        }
+    }
+
+    /// Whether the client may be blocked: no transaction, no script.
+    pub(in crate::redis) fn may_block(self) -> bool {
+        let no = api::REDISMODULE_CTX_FLAGS_MULTI
+            | api::REDISMODULE_CTX_FLAGS_LUA
+            | api::REDISMODULE_CTX_FLAGS_DENY_BLOCKING;
+        // SAFETY: the context is valid.
+        let flags = unsafe { call!(RedisModule_GetContextFlags, self.raw) };
+        flags & no as c_int == 0
+    }
+
+    /// The name of the user that sent the command.
+    pub(in crate::redis) fn user(self) -> String {
+        // SAFETY: the context is valid; the string is ours and freed.
+        unsafe {
+            let Some(name) = api::RedisModule_GetCurrentUserName else {
+                return "default".into();
+            };
+            let name = name(self.raw);
+            if name.is_null() {
+                return "default".into();
+            }
+            let user = String::from_utf8_lossy(bytes(name)).into_owned();
+            call!(RedisModule_FreeString, ptr::null_mut(), name);
+            user
+        }
+    }
+
+    /// Blocks the client; who holds the result answers it.
+    pub(in crate::redis) fn block(self) -> BlockedClient {
+        // SAFETY: the context is valid; without callbacks the reply is made through a context of
+        // the blocked client.
+        let client = unsafe { call!(RedisModule_BlockClient, self.raw, None, None, None, 0) };
+        BlockedClient(client)
+    }
+}
+
+/// Text as one line of the protocol.
+fn line(text: &[u8]) -> CString {
+    let clean: Vec<u8> = text
+        .iter()
+        .map(|&byte| {
+            if b"\r\n\0".contains(&byte) {
+                b' '
+            } else {
+                byte
+            }
+        })
+        .collect();
+    CString::new(clean).unwrap_or_default()
+}
+
+/// A client that waits for its reply. Any thread may give it, without the server lock.
+pub(in crate::redis) struct BlockedClient(*mut api::RedisModuleBlockedClient);
+
+// SAFETY: the API allows to unblock a client, and to reply to it, from any thread.
+unsafe impl Send for BlockedClient {}
+
+impl BlockedClient {
+    /// Replies, and lets the client go on.
+    pub(in crate::redis) fn reply(self, reply: impl FnOnce(Ctx<'_>)) {
+        // SAFETY: the client is blocked until `UnblockClient`, which is called once, here (`self`
+        // is consumed). Replies collect in a buffer of this client's own.
+        unsafe {
+            let raw = call!(RedisModule_GetThreadSafeContext, self.0);
+            reply(Ctx {
+                raw,
+                scope: PhantomData,
+            });
+            call!(RedisModule_FreeThreadSafeContext, raw);
+            call!(RedisModule_UnblockClient, self.0, ptr::null_mut());
+        }
+    }
+}

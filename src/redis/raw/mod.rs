@@ -1,0 +1,118 @@
+//! The server's module API, made safe: contexts, arguments, replies, keys, blocked clients. The
+//! room's only unsafe. Calls that not every server has are looked up when they are used.
+#![expect(
+    unsafe_code,
+    reason = "the border to the server; every block says why it is sound"
+)]
+
+use std::ffi::{CStr, CString, c_int, c_void};
+
+use redis_module::raw as api;
+
+use crate::python::Allocator;
+
+/// Calls a function of the API that every server we load in has.
+macro_rules! call {
+    ($function:ident $(, $argument:expr)* $(,)?) => {
+        (api::$function.expect(concat!("every server has ", stringify!($function))))($($argument),*)
+    };
+}
+
+const OK: c_int = api::REDISMODULE_OK as c_int;
+
+mod context;
+mod keys;
+mod register;
+mod server;
+
+pub(super) use api::{RedisModuleCtx, RedisModuleInfoCtx, RedisModuleString};
+pub(super) use context::{Args, BlockedClient, Ctx};
+pub(super) use keys::{Key, Scan, Visitor, with_key};
+pub(super) use register::{
+    AFTER_SLEEP, Argument, BEFORE_SLEEP, CommandCallback, Event, Info, create_command,
+    register_info, subscribe_to_event_loop,
+};
+pub(super) use server::Server;
+
+/// Called by the server when it loads the module.
+#[unsafe(no_mangle)]
+extern "C" fn RedisModule_OnLoad(
+    ctx: *mut RedisModuleCtx,
+    argv: *mut *mut RedisModuleString,
+    argc: c_int,
+) -> c_int {
+    super::on_load(ctx, argv, argc)
+}
+
+/// Called by the server to unload the module, which would leave the interpreter behind: refused.
+#[unsafe(no_mangle)]
+extern "C" fn RedisModule_OnUnload(_ctx: *mut RedisModuleCtx) -> c_int {
+    FAILED
+}
+
+/// The result of a callback that went well.
+pub(super) const DONE: c_int = OK;
+
+/// The result of a load that failed.
+pub(super) const FAILED: c_int = api::REDISMODULE_ERR as c_int;
+
+/// The bytes of a string of the server.
+///
+/// # Safety
+/// `string` is valid for as long as the slice is used.
+unsafe fn bytes<'a>(string: *const RedisModuleString) -> &'a [u8] {
+    let mut len = 0;
+    // SAFETY: as the caller promises; the pointer and length describe the string's buffer.
+    unsafe {
+        let start = call!(RedisModule_StringPtrLen, string, &raw mut len);
+        if start.is_null() {
+            &[]
+        } else {
+            std::slice::from_raw_parts(start.cast(), len)
+        }
+    }
+}
+
+fn c_string(text: &str) -> CString {
+    let clean: Vec<u8> = text.bytes().filter(|&byte| byte != 0).collect();
+    CString::new(clean).unwrap_or_default()
+}
+
+/// Tells the server who we are and fetches its API.
+pub(super) fn init(ctx: *mut RedisModuleCtx, name: &CStr, version: c_int) -> bool {
+    // SAFETY: `ctx` is what the server gave to the load function.
+    unsafe {
+        let apiver = api::REDISMODULE_APIVER_1 as c_int;
+        api::Export_RedisModule_Init(ctx, name.as_ptr(), version, apiver) == OK
+    }
+}
+
+/// The server's allocator, for Python's memory to be accounted there.
+pub(super) fn allocator() -> Option<Allocator> {
+    /// # Safety
+    /// `pointer` came from the server's allocator.
+    unsafe extern "C" fn size(pointer: *mut c_void) -> usize {
+        // SAFETY: as the caller promises; only handed out where the function exists.
+        unsafe { api::RedisModule_MallocSize.map_or(0, |size| size(pointer)) }
+    }
+    // SAFETY: the API's statics are set at load and never after.
+    unsafe {
+        api::RedisModule_MallocSize?;
+        Some(Allocator {
+            alloc: api::RedisModule_TryAlloc?,
+            free: api::RedisModule_Free?,
+            size,
+        })
+    }
+}
+
+/// Whether a poll descriptor has something to report, without waiting.
+pub(super) fn is_readable(descriptor: c_int) -> bool {
+    let mut poll = libc::pollfd {
+        fd: descriptor,
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    // SAFETY: one structure is handed over, and one is promised.
+    unsafe { libc::poll(&raw mut poll, 1, 0) > 0 }
+}

@@ -1,0 +1,291 @@
+//! The server outside of commands: its lock, its log, and running commands on it.
+
+use std::cell::RefCell;
+use std::ffi::{CStr, c_int};
+use std::ptr::{self, NonNull};
+
+use redis_module::raw as api;
+
+use super::{OK, RedisModuleCtx, RedisModuleString, c_string};
+use crate::engine::{self, LogLevel, Reply};
+
+/// A context that lives as long as the module, for work outside of commands.
+#[derive(Clone, Copy)]
+pub(in crate::redis) struct Server(NonNull<RedisModuleCtx>);
+
+// SAFETY: used under the server lock only, but for logging and the lock itself, which the API
+// allows anywhere.
+unsafe impl Send for Server {}
+// SAFETY: as above.
+unsafe impl Sync for Server {}
+
+impl Server {
+    /// Made once, when the module loads.
+    pub(in crate::redis) fn new(ctx: *mut RedisModuleCtx) -> Option<Self> {
+        // SAFETY: `ctx` is what the server gave to the load function.
+        let raw = unsafe { call!(RedisModule_GetDetachedThreadSafeContext, ctx) };
+        NonNull::new(raw).map(Self)
+    }
+
+    pub(super) fn raw(self) -> *mut RedisModuleCtx {
+        self.0.as_ptr()
+    }
+
+    /// Takes the server lock.
+    pub(in crate::redis) fn lock(self) {
+        // SAFETY: the context is valid for ever; `lock.rs` sees to it that no thread locks twice.
+        unsafe { call!(RedisModule_ThreadSafeContextLock, self.raw()) }
+    }
+
+    /// Takes the server lock if nobody has it.
+    pub(in crate::redis) fn try_lock(self) -> bool {
+        // SAFETY: as `lock`.
+        unsafe { call!(RedisModule_ThreadSafeContextTryLock, self.raw()) == OK }
+    }
+
+    /// Gives the server lock back.
+    pub(in crate::redis) fn unlock(self) {
+        // SAFETY: as `lock`; only called by who holds it.
+        unsafe { call!(RedisModule_ThreadSafeContextUnlock, self.raw()) }
+    }
+
+    /// Writes a line to the server's log. Needs no lock.
+    pub(in crate::redis) fn log(self, level: LogLevel, message: &str) {
+        let level = match level {
+            LogLevel::Debug => c"debug",
+            LogLevel::Verbose => c"verbose",
+            LogLevel::Notice => c"notice",
+            LogLevel::Warning => c"warning",
+        };
+        let message = c_string(message);
+        // SAFETY: the context only names the module here; the format takes one string.
+        unsafe {
+            call!(
+                RedisModule_Log,
+                self.raw(),
+                level.as_ptr(),
+                c"%s".as_ptr(),
+                message.as_ptr()
+            );
+        }
+    }
+
+    /// Runs a command as `user`, replicated. The server lock is held. The error is the text of an
+    /// error reply, or says why the server did not run the command.
+    pub(in crate::redis) fn call(
+        self,
+        user: &str,
+        command: &engine::Command,
+    ) -> Result<Reply, String> {
+        // SAFETY: the lock is held.
+        let user = unsafe { User::find(self, user)? };
+        self.call_bound(if user.bind() { c"!Cv" } else { c"!v" }, command)
+    }
+
+    /// Runs a command that only reads, with all rights. The server lock is held.
+    pub(in crate::redis) fn read(self, command: &engine::Command) -> Result<Reply, String> {
+        self.call_bound(c"v", command)
+    }
+
+    fn call_bound(self, format: &CStr, command: &engine::Command) -> Result<Reply, String> {
+        let Some(name) = command.name() else {
+            return Err("no command was given".into());
+        };
+        let Ok(name) = CStr::from_bytes_with_nul(name) else {
+            return Err(no_such_command());
+        };
+        // SAFETY: the lock is held (see above); strings and reply are freed before the end.
+        unsafe {
+            let strings: Vec<_> = command
+                .words()
+                .skip(1)
+                .map(|arg| {
+                    call!(
+                        RedisModule_CreateString,
+                        ptr::null_mut(),
+                        arg.as_ptr().cast(),
+                        arg.len()
+                    )
+                })
+                .collect();
+            set_errno(0);
+            let reply = (api::RedisModule_Call.expect("every server has RedisModule_Call"))(
+                self.raw(),
+                name.as_ptr(),
+                format.as_ptr(),
+                strings.as_ptr(),
+                strings.len(),
+            );
+            let errno = std::io::Error::last_os_error().raw_os_error().unwrap_or(0);
+            for string in strings {
+                call!(RedisModule_FreeString, ptr::null_mut(), string);
+            }
+            if reply.is_null() {
+                return Err(refusal(errno, &name.to_string_lossy()));
+            }
+            let kind = call!(RedisModule_CallReplyType, reply);
+            let value = convert(reply);
+            call!(RedisModule_FreeCallReply, reply);
+            match value {
+                Reply::Error(text) if kind == api::REDISMODULE_REPLY_ERROR as c_int => {
+                    Err(String::from_utf8_lossy(&text).trim_end().to_owned())
+                }
+                value => Ok(value),
+            }
+        }
+    }
+}
+
+thread_local! {
+    /// The name that this thread asked for last: one thread runs many commands of one user.
+    static USER_NAME: RefCell<Option<(String, *mut RedisModuleString)>> = RefCell::default();
+}
+
+/// A name as a string of the server, which stays this thread's.
+fn user_name(name: &str) -> *mut RedisModuleString {
+    USER_NAME.with_borrow_mut(|cached| match cached {
+        Some((cached, string)) if cached == name => *string,
+        _ => {
+            // SAFETY: the new string is ours; the one before was only ever used on this thread.
+            unsafe {
+                let null = ptr::null_mut();
+                let string = call!(
+                    RedisModule_CreateString,
+                    null,
+                    name.as_ptr().cast(),
+                    name.len()
+                );
+                if let Some((_, before)) = cached.replace((name.to_owned(), string)) {
+                    call!(RedisModule_FreeString, null, before);
+                }
+                string
+            }
+        }
+    })
+}
+
+/// The user a command runs as, bound to the context while it lives.
+struct User {
+    server: Server,
+    user: Option<NonNull<api::RedisModuleUser>>,
+}
+
+impl User {
+    /// Looked up each time: a user may be deleted at any moment.
+    ///
+    /// # Safety
+    /// The server lock is held while the result lives.
+    unsafe fn find(server: Server, name: &str) -> Result<Self, String> {
+        // SAFETY: as the caller promises; the name is a string of ours.
+        unsafe {
+            let Some(find) = api::RedisModule_GetModuleUserFromUserName else {
+                return Ok(Self { server, user: None });
+            };
+            let user = find(user_name(name));
+            let user = NonNull::new(user).ok_or_else(|| {
+                format!("NOPERM the user '{name}' that this code runs as is gone")
+            })?;
+            Ok(Self {
+                server,
+                user: Some(user),
+            })
+        }
+    }
+
+    /// Binds it, where the server can; whether it did.
+    fn bind(&self) -> bool {
+        let Some(user) = self.user else { return false };
+        // SAFETY: user and context are valid.
+        unsafe {
+            match api::RedisModule_SetContextUser {
+                Some(set) => {
+                    set(self.server.raw(), user.as_ptr());
+                    true
+                }
+                None => false,
+            }
+        }
+    }
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        let Some(user) = self.user else { return };
+        // SAFETY: the user is ours (the handle, not the account) and bound nowhere afterwards.
+        unsafe {
+            if let Some(set) = api::RedisModule_SetContextUser {
+                set(self.server.raw(), ptr::null());
+            }
+            call!(RedisModule_FreeModuleUser, user.as_ptr());
+        }
+    }
+}
+
+fn set_errno(value: c_int) {
+    // SAFETY: the location is this thread's own.
+    unsafe { *libc::__errno_location() = value }
+}
+
+fn no_such_command() -> String {
+    refusal(libc::ENOENT, "")
+}
+
+/// Why the server did not run a command: the texts that scripts of RedisGears 1.x know.
+fn refusal(errno: c_int, name: &str) -> String {
+    match errno {
+        libc::ENOENT => "No such file or directory".into(),
+        libc::EINVAL => "Invalid argument".into(),
+        libc::EPERM => "Operation not permitted".into(),
+        libc::EACCES => format!(
+            "NOPERM the user that this code runs as has no permissions to run '{name}' with these \
+             arguments"
+        ),
+        libc::EROFS => "READONLY You can't write against a read only replica.".into(),
+        libc::ENETDOWN => "CLUSTERDOWN The cluster is down".into(),
+        libc::ENOTSUP => "the server does not support this call".into(),
+        _ => "Failed executing command".into(),
+    }
+}
+
+/// A reply as a value of ours.
+///
+/// # Safety
+/// `reply` is valid, and the server lock is held.
+unsafe fn convert(reply: *mut api::RedisModuleCallReply) -> Reply {
+    // SAFETY: as the caller promises; elements are valid as long as their array.
+    unsafe {
+        let kind = call!(RedisModule_CallReplyType, reply);
+        if kind == api::REDISMODULE_REPLY_INTEGER as c_int {
+            return Reply::Integer(call!(RedisModule_CallReplyInteger, reply));
+        }
+        if kind == api::REDISMODULE_REPLY_ARRAY as c_int {
+            let len = call!(RedisModule_CallReplyLength, reply);
+            let elements = (0..len).map(|at| {
+                let element = call!(RedisModule_CallReplyArrayElement, reply, at);
+                if element.is_null() {
+                    Reply::Nil
+                } else {
+                    convert(element)
+                }
+            });
+            return Reply::Array(elements.collect());
+        }
+        let text = kind == api::REDISMODULE_REPLY_STRING as c_int;
+        let error = kind == api::REDISMODULE_REPLY_ERROR as c_int;
+        if !text && !error {
+            return Reply::Nil;
+        }
+        let mut len = 0;
+        let start = call!(RedisModule_CallReplyStringPtr, reply, &raw mut len);
+        let bytes = if start.is_null() {
+            Vec::new()
+        } else {
+            std::slice::from_raw_parts(start.cast::<u8>(), len).to_vec()
+        };
+        if error {
+            Reply::Error(bytes)
+        } else {
+            Reply::Bytes(bytes)
+        }
+    }
+}
