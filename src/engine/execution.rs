@@ -93,6 +93,8 @@ pub enum Abort {
     Ended,
     /// It is at work: it was asked to stop, and [`Execution::interrupt`] insists.
     Running,
+    /// The same, but it was asked before.
+    Asked,
 }
 
 /// Called when an execution has ended.
@@ -232,23 +234,29 @@ impl<L: Language> Execution<L> {
 
     /// Asks it to stop.
     pub fn abort(&self) -> Abort {
-        let mut shared = self.shared();
+        let shared = self.shared();
         match shared.status {
             Status::Done | Status::Aborted => Abort::Ended,
             Status::Created => {
-                let work = shared.work.take();
-                drop(shared);
-                self.finish(Status::Aborted, Outcome::default());
-                self.discard(work);
+                // Its work goes when a worker comes to it: values are dropped attached, and this
+                // may be a thread that must not wait for that.
+                Self::finish(shared, Status::Aborted, Outcome::default());
                 Abort::Ended
             }
             Status::Running => {
                 drop(shared);
-                self.abort.store(true, Ordering::SeqCst);
+                let again = self.abort.swap(true, Ordering::SeqCst);
                 self.notify();
-                Abort::Running
+                if again { Abort::Asked } else { Abort::Running }
             }
         }
+    }
+
+    /// Lets go of an execution that was never started.
+    pub(super) fn discard(&self) {
+        self.abort();
+        let work = self.shared().work.take();
+        self.drop_attached(work);
     }
 
     /// Interrupts the callback that an aborted execution is in. Waits for the interpreter.
@@ -386,7 +394,7 @@ impl<L: Language> Execution<L> {
     }
 
     /// Drops what may hold values of the language while attached.
-    fn discard(&self, work: Option<Box<Work<L>>>) {
+    fn drop_attached(&self, work: Option<Box<Work<L>>>) {
         if work.is_some() {
             self.attach(|_| drop(work));
         }
@@ -402,19 +410,17 @@ impl<L: Language> Execution<L> {
         };
         // Values first: who waits for the end may look at memory.
         if !work.pipeline.is_empty() {
-            self.discard(Some(work));
+            self.drop_attached(Some(work));
         }
-        self.finish(Status::Done, outcome);
+        Self::finish(self.shared(), Status::Done, outcome);
     }
 
-    fn finish(&self, status: Status, outcome: Outcome) {
+    fn finish(mut shared: MutexGuard<'_, Shared<L>>, status: Status, outcome: Outcome) {
         let outcome = Arc::new(outcome);
-        let listeners = {
-            let mut shared = self.shared();
-            shared.status = status;
-            shared.outcome = Some(outcome.clone());
-            std::mem::take(&mut shared.listeners)
-        };
+        shared.status = status;
+        shared.outcome = Some(outcome.clone());
+        let listeners = std::mem::take(&mut shared.listeners);
+        drop(shared);
         for listener in listeners {
             listener(&outcome);
         }
@@ -437,12 +443,16 @@ impl<L: Language> Task for Execution<L> {
         let work = {
             let mut shared = self.shared();
             let work = shared.work.take();
-            if work.is_some() && shared.status == Status::Created {
+            if shared.status == Status::Created {
                 shared.status = Status::Running;
+            }
+            if shared.status.is_finished() {
+                // It was aborted in the queue.
+                drop(shared);
+                return self.drop_attached(work);
             }
             work
         };
-        // Gone: it was aborted in the queue.
         let Some(mut work) = work else { return };
         let turn = catch_unwind(AssertUnwindSafe(|| self.run_turns(&mut work)));
         match turn {

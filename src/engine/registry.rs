@@ -154,7 +154,7 @@ impl<L: Language> Registry<L> {
 
     /// Forgets an execution that never started.
     pub fn discard(&self, execution: &Execution<L>) {
-        execution.abort();
+        execution.discard();
         let gone = self.kept().remove(execution.id.number);
         drop(gone);
     }

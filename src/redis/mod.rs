@@ -127,7 +127,7 @@ fn load(
         settings,
         registry,
         lock,
-        threads: Threads::new(),
+        threads: Threads::default(),
     };
     MODULE
         .set(module)
@@ -215,9 +215,9 @@ extern "C" fn info(ctx: *mut RedisModuleInfoCtx, _for_crash_report: c_int) {
             return;
         };
         if info.section(c"") {
-            info.text(c"geartrain_version", env!("CARGO_PKG_VERSION"));
             info.number(c"nexecutions", module.registry.len() as u64);
             info.number(c"nregistrations", 0);
+            info.text(c"geartrain_version", env!("CARGO_PKG_VERSION"));
         }
         if info.section(c"python_stats") {
             let [total, peak, current] = python::memory();

@@ -1,12 +1,10 @@
 //! Threads for work that may take long and must not wait for the pool: the top level of scripts,
 //! and stopping executions. Started when none is free, ended when idle for a while.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
-
-use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use super::guard::guard;
 use crate::python;
@@ -18,62 +16,73 @@ const STACK: usize = 16 << 20;
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// The threads.
+/// The threads. Jobs come from any thread.
+#[derive(Default)]
 pub(super) struct Threads {
-    jobs: Sender<Job>,
-    queue: Receiver<Job>,
-    /// Threads, and those of them that wait for a job.
-    started: Arc<AtomicUsize>,
-    free: Arc<AtomicUsize>,
+    queue: Arc<Queue>,
+}
+
+#[derive(Default)]
+struct Queue {
+    state: Mutex<State>,
+    came: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    jobs: VecDeque<Job>,
+    started: usize,
+    idle: usize,
 }
 
 impl Threads {
-    /// No thread yet.
-    pub(super) fn new() -> Self {
-        let (jobs, queue) = unbounded();
-        Self {
-            jobs,
-            queue,
-            started: Arc::default(),
-            free: Arc::default(),
-        }
-    }
-
     /// Runs a job as soon as a thread has time. The error says why none was started for it: the
     /// job waits for another one.
     pub(super) fn run(&self, job: Job) -> std::io::Result<()> {
-        let busy = self.free.load(Ordering::SeqCst) <= self.queue.len();
-        // Cannot fail: `self` holds the other end.
-        let _ = self.jobs.send(job);
-        if busy && self.started.load(Ordering::SeqCst) < MOST {
-            self.start()?;
+        let mut state = self.queue.state();
+        state.jobs.push_back(job);
+        if state.jobs.len() <= state.idle || state.started >= MOST {
+            self.queue.came.notify_one();
+            return Ok(());
         }
-        Ok(())
-    }
-
-    fn start(&self) -> std::io::Result<()> {
-        let (queue, started, free) = (self.queue.clone(), self.started.clone(), self.free.clone());
-        started.fetch_add(1, Ordering::SeqCst);
+        state.started += 1;
+        drop(state);
+        let queue = self.queue.clone();
         let thread = thread::Builder::new()
             .name("geartrain-script".into())
             .stack_size(STACK);
-        let spawned = thread.spawn(move || {
-            python::enter_thread(&mut || serve(&queue, &free));
-            started.fetch_sub(1, Ordering::SeqCst);
-        });
+        let spawned = thread.spawn(move || python::enter_thread(&mut || queue.serve()));
         if spawned.is_err() {
-            self.started.fetch_sub(1, Ordering::SeqCst);
+            self.queue.state().started -= 1;
         }
         spawned.map(drop)
     }
 }
 
-fn serve(queue: &Receiver<Job>, free: &AtomicUsize) {
-    loop {
-        free.fetch_add(1, Ordering::SeqCst);
-        let job = queue.recv_timeout(IDLE);
-        free.fetch_sub(1, Ordering::SeqCst);
-        let Ok(job) = job else { return };
-        guard(job);
+impl Queue {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does jobs until there was none for a while.
+    fn serve(&self) {
+        let mut state = self.state();
+        loop {
+            if let Some(job) = state.jobs.pop_front() {
+                drop(state);
+                guard(job);
+                state = self.state();
+                continue;
+            }
+            state.idle += 1;
+            let waited = self.came.wait_timeout(state, IDLE);
+            let (woken, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+            state = woken;
+            state.idle -= 1;
+            if timeout.timed_out() && state.jobs.is_empty() {
+                state.started -= 1;
+                return;
+            }
+        }
     }
 }

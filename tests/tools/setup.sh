@@ -34,6 +34,11 @@ if ! command -v apt-get >/dev/null; then
     exit 1
 fi
 
+if ! command -v cargo >/dev/null; then
+    echo "setup: cargo is missing; Rust 1.88 or newer is needed, https://rustup.rs has it" >&2
+    exit 1
+fi
+
 install_missing "${packages[@]}"
 
 mkdir -p servers/bin

@@ -22,18 +22,18 @@ pub(super) fn abort_execution(module: &'static Module, ctx: Ctx<'_>, args: &Args
     if running && !ctx.may_block() {
         return ctx.error(WOULD_BLOCK);
     }
-    match execution.abort() {
-        Abort::Ended => ctx.status(b"OK"),
-        Abort::Running => {
-            let client = ctx.block();
-            let stop = move || {
-                while !execution.snapshot().status.is_finished() {
-                    execution.interrupt();
-                    std::thread::sleep(AGAIN);
-                }
-                client.reply(|ctx| ctx.status(b"OK"));
-            };
-            module.run(Box::new(stop));
-        }
+    let asked = execution.abort();
+    if asked == Abort::Ended {
+        return ctx.status(b"OK");
+    }
+    let client = ctx.block();
+    execution.when_done(Box::new(move |_| client.reply(|ctx| ctx.status(b"OK"))));
+    if asked == Abort::Running {
+        module.run(Box::new(move || {
+            while !execution.snapshot().status.is_finished() {
+                execution.interrupt();
+                std::thread::sleep(AGAIN);
+            }
+        }));
     }
 }

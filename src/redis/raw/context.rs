@@ -2,7 +2,7 @@
 
 use std::ffi::{CString, c_int, c_long};
 use std::marker::PhantomData;
-use std::ptr;
+use std::ptr::{self, NonNull};
 
 use redis_module::raw as api;
 
@@ -144,7 +144,7 @@ impl<'a> Ctx<'a> {
         // SAFETY: the context is valid; without callbacks the reply is made through a context of
         // the blocked client.
         let client = unsafe { call!(RedisModule_BlockClient, self.raw, None, None, None, 0) };
-        BlockedClient(client)
+        BlockedClient(NonNull::new(client))
     }
 }
 
@@ -164,24 +164,38 @@ fn line(text: &[u8]) -> CString {
 }
 
 /// A client that waits for its reply. Any thread may give it, without the server lock.
-pub(in crate::redis) struct BlockedClient(*mut api::RedisModuleBlockedClient);
+pub(in crate::redis) struct BlockedClient(Option<NonNull<api::RedisModuleBlockedClient>>);
 
 // SAFETY: the API allows to unblock a client, and to reply to it, from any thread.
 unsafe impl Send for BlockedClient {}
 
 impl BlockedClient {
     /// Replies, and lets the client go on.
-    pub(in crate::redis) fn reply(self, reply: impl FnOnce(Ctx<'_>)) {
-        // SAFETY: the client is blocked until `UnblockClient`, which is called once, here (`self`
-        // is consumed). Replies collect in a buffer of this client's own.
+    pub(in crate::redis) fn reply(mut self, reply: impl FnOnce(Ctx<'_>)) {
+        self.unblock(reply);
+    }
+
+    fn unblock(&mut self, reply: impl FnOnce(Ctx<'_>)) {
+        let Some(client) = self.0.take() else {
+            return;
+        };
+        // SAFETY: the client is blocked until `UnblockClient`, which is called once, here (it was
+        // just taken). Replies collect in a buffer of this client's own.
         unsafe {
-            let raw = call!(RedisModule_GetThreadSafeContext, self.0);
+            let raw = call!(RedisModule_GetThreadSafeContext, client.as_ptr());
             reply(Ctx {
                 raw,
                 scope: PhantomData,
             });
             call!(RedisModule_FreeThreadSafeContext, raw);
-            call!(RedisModule_UnblockClient, self.0, ptr::null_mut());
+            call!(RedisModule_UnblockClient, client.as_ptr(), ptr::null_mut());
         }
+    }
+}
+
+impl Drop for BlockedClient {
+    /// Whoever held it is gone: nobody waits for ever.
+    fn drop(&mut self) {
+        self.unblock(|ctx| ctx.error(b"ERR internal error in geartrain; the server log has more"));
     }
 }
