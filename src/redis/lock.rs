@@ -37,6 +37,8 @@ const SHORT_ROUND_LOAN: Duration = Duration::from_micros(60);
 const GLANCE: Duration = Duration::from_micros(100);
 /// How long a loan lingers.
 const LINGER: Duration = Duration::from_micros(20);
+/// Who held it for very long, in an atomic block, need not stay away as long.
+const LONGEST_REST: Duration = Duration::from_millis(100);
 /// After so much holding on an idle server somebody else gets a chance all the same.
 const IDLE_STRETCH: Duration = Duration::from_millis(2);
 /// That chance.
@@ -366,7 +368,7 @@ impl Lock {
         HELD.set(Duration::ZERO);
         if waiting {
             STRETCH.set(Duration::ZERO);
-            thread::sleep(since);
+            thread::sleep(since.min(LONGEST_REST));
         } else if stretch >= IDLE_STRETCH {
             STRETCH.set(Duration::ZERO);
             thread::sleep(IDLE_PAUSE);
