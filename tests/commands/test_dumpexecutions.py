@@ -83,6 +83,7 @@ def test_a_running_execution_beyond_the_bound_goes_on(env):
     assert env.status(first) == "running"
     with env.server.wire() as wire:
         wire.send("RG.GETRESULTSBLOCKING", first)
+        wait_until(lambda: env.client.info("clients")["blocked_clients"], what="a blocked client")
         env.client.set("go", 1)
         assert wire.receive() == [[b"1"], []]
     assert env.client.get("end") == "1"
