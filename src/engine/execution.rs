@@ -333,7 +333,8 @@ impl<L: Language> Execution<L> {
 
     /// Begins to read. The reader wakes this execution when it waits.
     fn open(&self, spec: &ReaderSpec, need: Need) -> Arc<Feed> {
-        let reader = self.machinery.readers.open(spec, need);
+        let user = self.plan.context.user();
+        let reader = self.machinery.readers.open(spec, need, user);
         let this = self.this.clone();
         let wake = Box::new(move || {
             if let Some(execution) = this.upgrade() {

@@ -27,6 +27,8 @@ pub trait Function: Send + Sync + 'static {
 
 /// Whom code runs for: a session. Crosses threads: workers run in it, commands interrupt it.
 pub trait Context: Send + Sync + 'static {
+    /// The user of the server with whose rights it runs.
+    fn user(&self) -> &str;
     /// Asks the code that runs for `ticket`, if any, to stop. Asked again until it does.
     fn interrupt(&self, ticket: u64);
 }

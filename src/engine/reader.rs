@@ -10,8 +10,8 @@ pub trait Reader: Send {
 
 /// Opens readers of the server's data.
 pub trait Readers: Send + Sync {
-    /// A reader that takes no more from the server than `need` asks for.
-    fn open(&self, spec: &ReaderSpec, need: Need) -> Box<dyn Reader>;
+    /// A reader that takes no more from the server than `need` asks for and `user` may read.
+    fn open(&self, spec: &ReaderSpec, need: Need, user: &str) -> Box<dyn Reader>;
 }
 
 /// Which keys.

@@ -82,6 +82,13 @@ impl<L: Language> Registry<L> {
             self.machinery.clone(),
             &self.limits,
         );
+        let this = self.this.clone();
+        // First of all: who is told of the end finds it gone if nobody keeps it.
+        execution.when_done(Box::new(move |outcome| {
+            if let Some(registry) = this.upgrade() {
+                registry.ended(number, outcome);
+            }
+        }));
         let limit = self.limits.executions.load(Ordering::Relaxed);
         let mut gone = Vec::new();
         let mut kept = self.kept();
@@ -143,12 +150,6 @@ impl<L: Language> Registry<L> {
         if !keep && let Some(entry) = self.kept().all.get_mut(&number) {
             entry.passing = true;
         }
-        let this = self.this.clone();
-        execution.when_done(Box::new(move |outcome| {
-            if let Some(registry) = this.upgrade() {
-                registry.ended(number, outcome);
-            }
-        }));
         execution.start();
     }
 

@@ -80,6 +80,10 @@ pub(super) fn counts(hinted: bool) -> Arc<Callback> {
 pub(super) struct Session(pub(super) AtomicUsize);
 
 impl Context for Session {
+    fn user(&self) -> &str {
+        "default"
+    }
+
     fn interrupt(&self, _ticket: u64) {
         self.0.fetch_add(1, Ordering::SeqCst);
     }
@@ -247,7 +251,7 @@ struct NumbersReader {
 }
 
 impl Readers for Numbers {
-    fn open(&self, _: &ReaderSpec, need: Need) -> Box<dyn Reader> {
+    fn open(&self, _: &ReaderSpec, need: Need, _: &str) -> Box<dyn Reader> {
         *self.asked.lock().expect("no test panics holding it") = Some(need);
         Box::new(NumbersReader {
             at: 0,

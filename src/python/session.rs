@@ -85,6 +85,10 @@ impl Drop for Session {
 }
 
 impl Context for Arc<Session> {
+    fn user(&self) -> &str {
+        &self.user
+    }
+
     fn interrupt(&self, ticket: u64) {
         Python::attach(|py| {
             // Held while the exception is set, so that it can only hit this section.

@@ -64,3 +64,31 @@ def test_without_dangerous_commands(env, user):
     assert bob.call("RG.CONFIGSET", "MaxExecutions", "1").startswith("NOPERM")
     assert bob.call("RG.DUMPEXECUTIONS") == []
     assert not env.client.exists("x")
+
+
+def test_readers_see_what_their_user_may_read(env):
+    env.client.set("mine:1", "a")
+    env.client.set("other", "b")
+    env.client.xadd("stream", {"f": "v"})
+    env.client.acl_setuser(
+        "reader", enabled=True, nopass=True, keys=["mine:*"], categories=["+@all"]
+    )
+    try:
+        with env.server.wire() as wire:
+            assert wire.call("AUTH", "reader", "x") == "OK"
+
+            def run(script):
+                return wire.call("RG.PYEXECUTE", script)
+
+            assert run("GB().map(lambda r: r['key']).run()") == [[b"mine:1"], []]
+            assert run("GB().count().run()") == [[b"1"], []]
+            assert run("GB().map(lambda r: r['value']).run('mine:1', noScan=True)") == [[b"a"], []]
+            for script in ("GB().run('other', noScan=True)", "GB('StreamReader').run('stream')"):
+                results, errors = run(script)
+                assert results == []
+                assert len(errors) == 1
+                assert errors[0].startswith(b"NOPERM")
+            # Names are no secret: SCAN tells them to everybody.
+            assert run("GB('KeysOnlyReader').count().run()") == [[b"3"], []]
+    finally:
+        env.client.acl_deluser("reader")

@@ -6,6 +6,7 @@ use std::ptr::{self, NonNull};
 
 use redis_module::raw as api;
 
+use super::server::User;
 use super::{OK, RedisModuleCtx, RedisModuleString, Server, bytes};
 use crate::engine::{Chunk, KeyType};
 
@@ -59,6 +60,7 @@ impl Scan {
                 if let Some(raw) = NonNull::new(key) {
                     let key = Key {
                         raw,
+                        name,
                         fields: visit.fields,
                         scope: PhantomData,
                     };
@@ -97,6 +99,7 @@ impl Drop for Scan {
 /// An open key.
 pub(in crate::redis) struct Key<'a> {
     raw: NonNull<api::RedisModuleKey>,
+    name: *mut RedisModuleString,
     fields: NonNull<api::RedisModuleScanCursor>,
     scope: PhantomData<&'a ()>,
 }
@@ -104,42 +107,51 @@ pub(in crate::redis) struct Key<'a> {
 /// Called with an element of a hash or set, and its value if it has one.
 type EachElement<'a> = dyn FnMut(&[u8], Option<&[u8]>) + 'a;
 
-/// Opens a key by name, for `read`; it may not exist. The server lock is held.
+/// Opens a key by name, for `read`; it may not exist. `None` if `user` may not read it. The server
+/// lock is held.
 pub(in crate::redis) fn with_key<R>(
     server: Server,
     scan: &Scan,
+    user: &User,
     name: &[u8],
     read: impl FnOnce(Option<&Key<'_>>) -> R,
-) -> R {
+) -> Option<R> {
     // SAFETY: the lock is held; name and key are released after `read`.
     unsafe {
+        let null = ptr::null_mut();
         let string = call!(
             RedisModule_CreateString,
-            ptr::null_mut(),
+            null,
             name.as_ptr().cast(),
             name.len()
         );
-        let raw = call!(
-            RedisModule_OpenKey,
-            server.raw(),
-            string,
-            api::REDISMODULE_READ as c_int
-        );
-        let key = NonNull::new(raw.cast()).map(|raw| Key {
-            raw,
-            fields: scan.fields,
-            scope: PhantomData,
+        let out = user.may_read(string).then(|| {
+            let mode = api::REDISMODULE_READ as c_int;
+            let raw = call!(RedisModule_OpenKey, server.raw(), string, mode);
+            let key = NonNull::new(raw.cast()).map(|raw| Key {
+                raw,
+                name: string,
+                fields: scan.fields,
+                scope: PhantomData,
+            });
+            let out = read(key.as_ref());
+            if let Some(key) = key {
+                call!(RedisModule_CloseKey, key.raw.as_ptr());
+            }
+            out
         });
-        let out = read(key.as_ref());
-        if let Some(key) = key {
-            call!(RedisModule_CloseKey, key.raw.as_ptr());
-        }
-        call!(RedisModule_FreeString, ptr::null_mut(), string);
+        call!(RedisModule_FreeString, null, string);
         out
     }
 }
 
 impl Key<'_> {
+    /// Whether a user may read it.
+    pub(in crate::redis) fn is_readable_by(&self, user: &User) -> bool {
+        // SAFETY: the name lives as long as the key is open.
+        unsafe { user.may_read(self.name) }
+    }
+
     /// Whether its time is over although it was not removed yet.
     #[inline]
     pub(in crate::redis) fn is_expired(&self) -> bool {

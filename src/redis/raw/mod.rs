@@ -32,7 +32,7 @@ pub(super) use register::{
     AFTER_SLEEP, Argument, BEFORE_SLEEP, CommandCallback, Event, Info, create_command,
     register_info, subscribe_to_event_loop,
 };
-pub(super) use server::Server;
+pub(super) use server::{Server, User};
 
 /// Called by the server when it loads the module.
 #[unsafe(no_mangle)]

@@ -77,14 +77,14 @@ impl Server {
         user: &str,
         command: &engine::Command,
     ) -> Result<Reply, String> {
-        // SAFETY: the lock is held.
-        let user = unsafe { User::find(self, user)? };
+        let user = self.user(user)?;
         self.call_bound(if user.bind() { c"!Cv" } else { c"!v" }, command)
     }
 
-    /// Runs a command that only reads, with all rights. The server lock is held.
-    pub(in crate::redis) fn read(self, command: &engine::Command) -> Result<Reply, String> {
-        self.call_bound(c"v", command)
+    /// The user of this name. The server lock is held while the result lives.
+    pub(in crate::redis) fn user(self, name: &str) -> Result<User, String> {
+        // SAFETY: the lock is held.
+        unsafe { User::find(self, name) }
     }
 
     fn call_bound(self, format: &CStr, command: &engine::Command) -> Result<Reply, String> {
@@ -164,8 +164,8 @@ fn user_name(name: &str) -> *mut RedisModuleString {
     })
 }
 
-/// The user a command runs as, bound to the context while it lives.
-struct User {
+/// A user of the server, looked up for one hold of the lock.
+pub(in crate::redis) struct User {
     server: Server,
     user: Option<NonNull<api::RedisModuleUser>>,
 }
@@ -189,6 +189,33 @@ impl User {
                 server,
                 user: Some(user),
             })
+        }
+    }
+
+    /// Whether it may read every key: only a pattern for all keys matches the empty name.
+    pub(in crate::redis) fn may_read_all(&self) -> bool {
+        // SAFETY: the string is ours and freed.
+        unsafe {
+            let null = ptr::null_mut();
+            let empty = call!(RedisModule_CreateString, null, c"".as_ptr(), 0);
+            let may = self.may_read(empty);
+            call!(RedisModule_FreeString, null, empty);
+            may
+        }
+    }
+
+    /// Whether it may read a key.
+    ///
+    /// # Safety
+    /// `key` is a string of the server.
+    pub(super) unsafe fn may_read(&self, key: *mut RedisModuleString) -> bool {
+        let access = api::REDISMODULE_CMD_KEY_ACCESS as c_int;
+        // SAFETY: the user is valid, and so is the key.
+        unsafe {
+            match (self.user, api::RedisModule_ACLCheckKeyPermissions) {
+                (Some(user), Some(check)) => check(user.as_ptr(), key, access) == OK,
+                _ => true,
+            }
         }
     }
 

@@ -7,7 +7,7 @@ use crate::engine::glob::Pattern;
 use crate::engine::{Chunk, KeyType, KeysRange, Need, Reader, RecordError};
 
 use crate::redis::lock::Lock;
-use crate::redis::raw::{self, Key, Scan, Server, Visitor};
+use crate::redis::raw::{self, Key, Scan, Server, User, Visitor};
 
 /// A chunk is handed on when it has so many records or bytes, or when the slice of the lock ends.
 const MOST_RECORDS: usize = 5000;
@@ -46,6 +46,8 @@ pub(super) struct KeysReader {
 }
 
 struct What {
+    /// With whose rights.
+    user: String,
     keys: Keys,
     /// `None`: names only.
     values: Option<Values>,
@@ -61,6 +63,7 @@ impl KeysReader {
     /// A reader at its beginning. Without `values` its records are names.
     pub(super) fn new(
         lock: Arc<Lock>,
+        user: String,
         range: &KeysRange,
         need: Need,
         values: Option<Values>,
@@ -69,7 +72,12 @@ impl KeysReader {
             KeysRange::Pattern(pattern) => Keys::Matching(Pattern::new(pattern)),
             KeysRange::Exact(name) => Keys::Named(name.clone()),
         };
-        let what = Arc::new(What { keys, values, need });
+        let what = Arc::new(What {
+            user,
+            keys,
+            values,
+            need,
+        });
         Self {
             lock,
             what,
@@ -84,13 +92,15 @@ impl Reader for KeysReader {
             return Ok(None);
         };
         let what = self.what.clone();
-        let (chunk, scan) = self.lock.slice(move |server, until| {
+        let (filled, scan) = self.lock.slice(move |server, until| {
             let mut chunk = what.chunk();
-            let more = what.fill(&mut chunk, server, &mut scan, until);
-            (chunk, more.then_some(scan))
+            match what.fill(&mut chunk, server, &mut scan, until) {
+                Ok(more) => (Ok(chunk), more.then_some(scan)),
+                Err(error) => (Err(error), None),
+            }
         });
         self.scan = scan;
-        Ok(Some(chunk))
+        filled.map(Some).map_err(RecordError::new)
     }
 }
 
@@ -104,19 +114,38 @@ impl What {
     }
 
     /// Fills a chunk; `false` when there is no more.
-    fn fill(&self, chunk: &mut Chunk, server: Server, scan: &mut Scan, until: Instant) -> bool {
+    fn fill(
+        &self,
+        chunk: &mut Chunk,
+        server: Server,
+        scan: &mut Scan,
+        until: Instant,
+    ) -> Result<bool, String> {
+        let user = server.user(&self.user)?;
         match &self.keys {
-            Keys::Matching(pattern) => Slice {
-                need: self.need,
-                pattern,
-                values: self.values,
-                chunk,
+            Keys::Matching(pattern) => {
+                // Names are no secret: SCAN tells them to everybody.
+                let restricted = self.values.is_some() && !user.may_read_all();
+                let mut slice = Slice {
+                    pattern,
+                    need: self.need,
+                    values: self.values,
+                    user: restricted.then_some(&user),
+                    chunk,
+                };
+                Ok(slice.fill(server, scan, until))
             }
-            .fill(server, scan, until),
-            Keys::Named(name) => raw::with_key(server, scan, name, |key| {
-                write(chunk, self.need, self.values, name, key);
-                false
-            }),
+            Keys::Named(name) => {
+                let write = |key: Option<&Key<'_>>| write(chunk, self.need, self.values, name, key);
+                raw::with_key(server, scan, &user, name, write).ok_or_else(|| {
+                    let name = String::from_utf8_lossy(name);
+                    format!(
+                        "NOPERM the user '{}' may not read the key '{name}'",
+                        self.user
+                    )
+                })?;
+                Ok(false)
+            }
         }
     }
 }
@@ -126,6 +155,8 @@ struct Slice<'a> {
     pattern: &'a Pattern,
     need: Need,
     values: Option<Values>,
+    /// Where it may not read every key.
+    user: Option<&'a User>,
     chunk: &'a mut Chunk,
 }
 
@@ -156,7 +187,8 @@ impl Visitor for Slice<'_> {
     #[inline]
     fn key(&mut self, name: &[u8], key: &Key<'_>) {
         // A key whose time is over is gone, even if nobody came by to remove it.
-        if self.pattern.matches(name) && !key.is_expired() {
+        let readable = || self.user.is_none_or(|user| key.is_readable_by(user));
+        if self.pattern.matches(name) && !key.is_expired() && readable() {
             write(self.chunk, self.need, self.values, name, Some(key));
         }
     }

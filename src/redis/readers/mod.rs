@@ -14,7 +14,8 @@ pub(super) struct ServerReaders {
 }
 
 impl Readers for ServerReaders {
-    fn open(&self, spec: &ReaderSpec, need: Need) -> Box<dyn Reader> {
+    fn open(&self, spec: &ReaderSpec, need: Need, user: &str) -> Box<dyn Reader> {
+        let (lock, user) = (self.lock.clone(), user.to_owned());
         match spec {
             ReaderSpec::Keys {
                 range,
@@ -22,19 +23,15 @@ impl Readers for ServerReaders {
                 all_values,
             } => {
                 let values = keys::Values::of(*read_value, *all_values);
-                Box::new(keys::KeysReader::new(
-                    self.lock.clone(),
-                    range,
-                    need,
-                    Some(values),
-                ))
+                Box::new(keys::KeysReader::new(lock, user, range, need, Some(values)))
             }
             ReaderSpec::KeyNames { pattern } => {
                 let range = crate::engine::KeysRange::Pattern(pattern.clone());
-                Box::new(keys::KeysReader::new(self.lock.clone(), &range, need, None))
+                Box::new(keys::KeysReader::new(lock, user, &range, need, None))
             }
             ReaderSpec::Stream { key, after } => Box::new(stream::StreamReader::new(
-                self.lock.clone(),
+                lock,
+                user,
                 key.clone(),
                 after.clone(),
             )),

@@ -11,14 +11,20 @@ const PAGE: &[u8] = b"200";
 /// Reads a stream page by page, by XREAD: its errors are the server's own.
 pub(super) struct StreamReader {
     lock: Arc<Lock>,
+    user: String,
     key: Vec<u8>,
     after: Vec<u8>,
 }
 
 impl StreamReader {
     /// A reader that begins after an id.
-    pub(super) fn new(lock: Arc<Lock>, key: Vec<u8>, after: Vec<u8>) -> Self {
-        Self { lock, key, after }
+    pub(super) fn new(lock: Arc<Lock>, user: String, key: Vec<u8>, after: Vec<u8>) -> Self {
+        Self {
+            lock,
+            user,
+            key,
+            after,
+        }
     }
 }
 
@@ -27,7 +33,7 @@ impl Reader for StreamReader {
         let command = Command::of(&[b"XREAD", b"COUNT", PAGE, b"STREAMS", &self.key, &self.after]);
         let reply = self
             .lock
-            .with(|server| server.read(&command))
+            .with(|server| server.call(&self.user, &command))
             .map_err(RecordError::new)?;
         let Some(entries) = entries(reply) else {
             return Ok(None);
