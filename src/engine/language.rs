@@ -13,6 +13,8 @@ pub enum Hint {
     None,
     /// As accumulator: it counts records and never looks at them.
     Counts,
+    /// The same as accumulator by key.
+    CountsByKey,
 }
 
 /// A callable.

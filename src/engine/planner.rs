@@ -100,6 +100,11 @@ fn need<L: Language>(stages: &[Placed<L>]) -> Need {
             }
             // The record ends here.
             Stage::Map(f) | Stage::FlatMap(f) if !f.looks_at_value() => return Need::Keys,
+            Stage::AccumulateByKey { extract, f, .. }
+                if f.hint() == Hint::CountsByKey && !extract.looks_at_value() =>
+            {
+                return Need::Keys;
+            }
             _ => return Need::Records,
         }
     }

@@ -61,6 +61,19 @@ pub(super) fn blind(
     })
 }
 
+/// A reducer by key that counts, and says so.
+pub(super) fn counts_by_key() -> Arc<Callback> {
+    let body = |args: &[Value]| match args {
+        [_, Value::Number(before), _] => Ok(Value::Number(before + 1)),
+        _ => Ok(Value::Number(1)),
+    };
+    Arc::new(Callback {
+        body: Box::new(body),
+        hint: Hint::CountsByKey,
+        looks: true,
+    })
+}
+
 /// The counting accumulator; `hinted` or as any other.
 pub(super) fn counts(hinted: bool) -> Arc<Callback> {
     let body = |args: &[Value]| match args {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::testing::{Numbers, Toy, Value, bench, blind, counts, f, keys, wait};
+use super::testing::{Numbers, Toy, Value, bench, blind, counts, counts_by_key, f, keys, wait};
 use super::*;
 
 fn numbers(n: usize) -> Numbers {
@@ -185,6 +185,15 @@ fn a_reader_supplies_what_is_looked_at() {
         asked(vec![Step::Filter(blind()), Step::Map(blind())]),
         Some(Need::Keys)
     );
+    let by_key = |extract| {
+        vec![Step::AccumulateByKey {
+            extract,
+            f: counts_by_key(),
+            repartition: false,
+        }]
+    };
+    assert_eq!(asked(by_key(blind())), Some(Need::Keys));
+    assert_eq!(asked(by_key(same())), Some(Need::Records));
     // The record itself is a result, or is seen by somebody later.
     assert_eq!(asked(vec![Step::Filter(blind())]), Some(Need::Records));
     assert_eq!(

@@ -178,6 +178,10 @@ impl EngineFunction for Function {
     fn hint(&self) -> Hint {
         match self.twin {
             Twin::Count => Hint::Counts,
+            Twin::Zero {
+                twin: StepTwin::CountOne,
+                ..
+            } => Hint::CountsByKey,
             _ => Hint::None,
         }
     }
