@@ -25,7 +25,7 @@ use host::{ServerEnvironment, ServerHost};
 use lock::Lock;
 use raw::{Ctx, Info, RedisModuleCtx, RedisModuleInfoCtx, RedisModuleString, Server};
 use readers::ServerReaders;
-use threads::Threads;
+use threads::{Job, Threads};
 
 /// Clients look for this name and version.
 const NAME: &std::ffi::CStr = c"rg";
@@ -37,7 +37,10 @@ struct Module {
     settings: Arc<Settings>,
     registry: Arc<Registry<Cpython>>,
     lock: Arc<Lock>,
-    threads: Threads,
+    /// For the top level of scripts, which may take for ever.
+    scripts: Threads,
+    /// For what must go on even then: replies, aborts, taking sessions apart.
+    helpers: Threads,
 }
 
 static MODULE: OnceLock<Module> = OnceLock::new();
@@ -47,9 +50,18 @@ impl Module {
         self.server.log(LogLevel::Warning, message);
     }
 
-    /// Runs a job on a thread of its own.
-    fn run(&self, job: Box<dyn FnOnce() + Send>) {
-        if let Err(error) = self.threads.run(job) {
+    /// Runs the top level of a script.
+    fn run_script(&self, job: Job) {
+        self.check(self.scripts.run(job));
+    }
+
+    /// Runs a job that ends soon.
+    fn run(&self, job: Job) {
+        self.check(self.helpers.run(job));
+    }
+
+    fn check(&self, started: std::io::Result<()>) {
+        if let Err(error) = started {
             self.warn(&format!(
                 "could not start a thread, so that some work waits: {error}"
             ));
@@ -127,7 +139,8 @@ fn load(
         settings,
         registry,
         lock,
-        threads: Threads::default(),
+        scripts: Threads::default(),
+        helpers: Threads::default(),
     };
     MODULE
         .set(module)

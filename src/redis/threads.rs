@@ -1,5 +1,5 @@
-//! Threads for work that may take long and must not wait for the pool: the top level of scripts,
-//! and stopping executions. Started when none is free, ended when idle for a while.
+//! Threads for work that must not wait for the pool: the top level of scripts, and stopping what
+//! keeps the pool busy. Started when none is free, ended when idle for a while.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -14,7 +14,8 @@ const MOST: usize = 32;
 const IDLE: Duration = Duration::from_secs(30);
 const STACK: usize = 16 << 20;
 
-type Job = Box<dyn FnOnce() + Send>;
+/// Something to do.
+pub(super) type Job = Box<dyn FnOnce() + Send>;
 
 /// The threads. Jobs come from any thread.
 #[derive(Default)]
@@ -49,7 +50,7 @@ impl Threads {
         drop(state);
         let queue = self.queue.clone();
         let thread = thread::Builder::new()
-            .name("geartrain-script".into())
+            .name("geartrain-job".into())
             .stack_size(STACK);
         let spawned = thread.spawn(move || python::enter_thread(&mut || queue.serve()));
         if spawned.is_err() {

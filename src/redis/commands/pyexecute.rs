@@ -97,7 +97,7 @@ pub(super) fn pyexecute(module: &'static Module, ctx: Ctx<'_>, args: &Args<'_>) 
     };
     let client = ctx.block();
     let unblocking = options.unblocking;
-    module.run(Box::new(move || run(module, script, unblocking, client)));
+    module.run_script(Box::new(move || run(module, script, unblocking, client)));
 }
 
 fn run(module: &'static Module, script: Script, unblocking: bool, client: BlockedClient) {
