@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod chunk;
 mod error;
 mod exchange;
 mod execution;
@@ -26,6 +27,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
+pub use chunk::{Chunk, Mark};
 pub use error::{Error, RecordError};
 pub use exchange::{Alone, Exchange};
 pub use execution::{Abort, Execution, Listener, Machinery, Outcome, Snapshot, Status};
@@ -37,6 +39,6 @@ pub use planner::Need;
 pub use pool::{Pool, Task};
 pub use read_ahead::ReadAhead;
 pub use reader::{KeysRange, Reader, ReaderSpec, Readers, Source};
-pub use record::{Chunk, Entries, Items, KeyBody, KeyType, Native, Pairs, Value};
+pub use record::{Entries, Items, KeyBody, KeyType, Native, Pairs, Value};
 pub use registry::{Limits, Registry};
 pub use results::{Item, MAX_DEPTH, Results, ResultsTooDeep};

@@ -16,12 +16,18 @@
 
 use std::cell::{Cell, RefCell};
 use std::hint::spin_loop;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use super::raw::{self, Server};
+
+mod borrower;
+mod turn;
+
+use borrower::{ASKS, BORROWED, Borrower, IDLE, LINGERING, LOOKING};
+use turn::Turn;
 
 /// The longest time to hold a free lock without a pause.
 const SLICE: Duration = Duration::from_micros(200);
@@ -60,49 +66,6 @@ pub(super) struct Lock {
     loans: Mutex<Loans>,
 }
 
-/// Whose turn it is among the background threads. A mutex that can be given back by other means
-/// than dropping a guard.
-#[derive(Default)]
-struct Turn {
-    taken: AtomicBool,
-    waiting: AtomicUsize,
-    sleepers: Mutex<()>,
-    free: Condvar,
-}
-
-impl Turn {
-    fn try_take(&self) -> bool {
-        self.taken
-            .compare_exchange(false, true, Ordering::SeqCst, Ordering::Relaxed)
-            .is_ok()
-    }
-
-    fn take(&self) {
-        if self.try_take() {
-            return;
-        }
-        let mut sleeper = self.sleepers.lock().unwrap_or_else(PoisonError::into_inner);
-        self.waiting.fetch_add(1, Ordering::SeqCst);
-        while !self.try_take() {
-            sleeper = self
-                .free
-                .wait(sleeper)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
-        self.waiting.fetch_sub(1, Ordering::SeqCst);
-    }
-
-    fn give(&self) {
-        self.taken.store(false, Ordering::SeqCst);
-        // Waking nobody would be a system call all the same.
-        if self.waiting.load(Ordering::SeqCst) > 0 {
-            // Whoever is about to sleep either sees that it is free or sleeps by now.
-            drop(self.sleepers.lock().unwrap_or_else(PoisonError::into_inner));
-            self.free.notify_one();
-        }
-    }
-}
-
 /// What the main thread is asked for.
 enum Request {
     Loan(Arc<Borrower>),
@@ -125,25 +88,6 @@ struct Loans {
     worked: Duration,
 }
 
-/// A thread that wants the lock, or has it on loan. Touched by that thread and the main thread.
-struct Borrower {
-    state: AtomicU8,
-    thread: Thread,
-    /// Length of the loan in nanoseconds.
-    loan: AtomicU64,
-}
-
-/// Wants nothing; a loan was given back.
-const IDLE: u8 = 0;
-/// Waits for the main thread.
-const ASKS: u8 = 1;
-/// Looks whether the lock is free.
-const LOOKING: u8 = 2;
-/// Has the lock on loan and works.
-const BORROWED: u8 = 3;
-/// Has the lock on loan and may want it again.
-const LINGERING: u8 = 4;
-
 thread_local! {
     /// Time this thread held the lock since it last rested.
     static HELD: Cell<Duration> = const { Cell::new(Duration::ZERO) };
@@ -151,11 +95,7 @@ thread_local! {
     static STRETCH: Cell<Duration> = const { Cell::new(Duration::ZERO) };
     /// The hold that lasts as long as the atomic block this thread is in.
     static ATOMIC: RefCell<Option<Hold>> = const { RefCell::new(None) };
-    static BORROWER: Arc<Borrower> = Arc::new(Borrower {
-        state: AtomicU8::new(IDLE),
-        thread: thread::current(),
-        loan: AtomicU64::new(0),
-    });
+    static BORROWER: Arc<Borrower> = Arc::new(Borrower::current());
     /// When the loan of this thread ends.
     static LOAN_END: Cell<Option<Instant>> = const { Cell::new(None) };
 }
@@ -475,23 +415,6 @@ impl Job {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take()
-    }
-}
-
-impl Borrower {
-    /// Gives it the lock, if it waits.
-    fn lend(&self, loan: Duration) -> bool {
-        self.loan.store(
-            u64::try_from(loan.as_nanos()).unwrap_or(0),
-            Ordering::Relaxed,
-        );
-        self.moves(ASKS, BORROWED)
-    }
-
-    fn moves(&self, from: u8, to: u8) -> bool {
-        self.state
-            .compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire)
-            .is_ok()
     }
 }
 
