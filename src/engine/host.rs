@@ -78,6 +78,8 @@ pub trait Host: Send + Sync {
     /// Runs a command as `user`, under the server lock, replicated. Waits for the lock unless this
     /// thread holds it. The error is the text that the server gives.
     fn call(&self, user: &str, command: &Command) -> Result<Reply, String>;
+    /// The same if it need not wait: `None` otherwise, and nothing was done.
+    fn try_call(&self, user: &str, command: &Command) -> Option<Result<Reply, String>>;
     /// Takes the server lock for several commands. `false` if this thread holds it already.
     fn enter_atomic(&self) -> bool;
     /// Gives it back. `false` if this thread does not hold it.

@@ -34,11 +34,11 @@ fn execute<'py>(py: Python<'py>, args: &Bound<'py, PyTuple>) -> PyResult<Bound<'
         object::push_argument(&mut command, &arg)?;
     }
     let host = &world().host;
-    // A thread never waits for the server lock while attached. One that holds it need not wait.
-    let reply = if host.in_atomic() {
-        host.call(&session.user, &command)
-    } else {
-        py.detach(|| host.call(&session.user, &command))
+    // A thread never waits for the server lock while attached. Where it need not wait it stays so:
+    // to detach costs as much as a short command, and another thread may keep Python for long.
+    let reply = match host.try_call(&session.user, &command) {
+        Some(reply) => reply,
+        None => py.detach(|| host.call(&session.user, &command)),
     };
     COMMAND.set(command);
     object::reply(py, reply.map_err(gears_error)?)

@@ -17,6 +17,10 @@ impl Host for ServerHost {
         self.lock.with(|server| server.call(user, command))
     }
 
+    fn try_call(&self, user: &str, command: &Command) -> Option<Result<Reply, String>> {
+        self.lock.try_with(|server| server.call(user, command))
+    }
+
     fn enter_atomic(&self) -> bool {
         self.lock.enter_atomic()
     }

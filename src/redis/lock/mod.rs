@@ -136,9 +136,28 @@ impl Lock {
         let _release = Release {
             lock: self,
             hold: self.acquire(),
+            rests: true,
             lingers: true,
         };
         body(self.server)
+    }
+
+    /// The same without ever waiting: `None` if the lock is not free, or if it is time to rest.
+    pub(super) fn try_with<R>(&self, body: impl FnOnce(Server) -> R) -> Option<R> {
+        if self.is_atomic() {
+            return Some(body(self.server));
+        }
+        if HELD.get() >= SLICE {
+            return None;
+        }
+        let hold = self.try_acquire()?;
+        let _release = Release {
+            lock: self,
+            hold,
+            rests: false,
+            lingers: true,
+        };
+        Some(body(self.server))
     }
 
     /// Runs `body` with the lock held, here or on the main thread; it is told when it should end.
@@ -189,9 +208,11 @@ impl Lock {
     /// The lock was just taken.
     fn run_slice<R>(&self, body: impl FnOnce(Server, Instant) -> R) -> R {
         let begin = Instant::now();
+        let hold = Hold::Taken(begin);
         let _release = Release {
             lock: self,
-            hold: Hold::Taken(begin),
+            hold,
+            rests: true,
             lingers: false,
         };
         body(self.server, begin + SLICE)
@@ -211,7 +232,7 @@ impl Lock {
         let Some(hold) = ATOMIC.take() else {
             return false;
         };
-        self.release(&hold, true);
+        self.release(&hold, true, true);
         true
     }
 
@@ -220,12 +241,31 @@ impl Lock {
         ATOMIC.with_borrow(Option::is_some)
     }
 
+    /// The loan of this thread, if it lingers.
+    fn loan(&self) -> Option<Hold> {
+        let end = LOAN_END.take()?;
+        let mine = BORROWER.with(|borrower| borrower.moves(LINGERING, BORROWED));
+        mine.then_some(Hold::Loan(end))
+    }
+
+    fn try_acquire(&self) -> Option<Hold> {
+        if let Some(loan) = self.loan() {
+            return Some(loan);
+        }
+        if !self.turn.try_take() {
+            return None;
+        }
+        if self.server.try_lock() {
+            return Some(Hold::Taken(Instant::now()));
+        }
+        self.turn.give();
+        None
+    }
+
     /// Takes the turn and the lock.
     fn acquire(&self) -> Hold {
-        if let Some(end) = LOAN_END.take()
-            && BORROWER.with(|borrower| borrower.moves(LINGERING, BORROWED))
-        {
-            return Hold::Loan(end);
+        if let Some(loan) = self.loan() {
+            return loan;
         }
         self.turn.take();
         if self.server.try_lock() {
@@ -274,9 +314,9 @@ impl Lock {
         }
     }
 
-    fn release(&self, hold: &Hold, lingers: bool) {
+    fn release(&self, hold: &Hold, rests: bool, lingers: bool) {
         match *hold {
-            Hold::Taken(begin) => self.unlock(begin.elapsed()),
+            Hold::Taken(begin) => self.unlock(begin.elapsed(), rests),
             Hold::Loan(end) => BORROWER.with(|borrower| {
                 if lingers && Instant::now() < end {
                     // The main thread looks by itself: waking it costs more than a command.
@@ -292,10 +332,10 @@ impl Lock {
         }
     }
 
-    fn unlock(&self, held: Duration) {
+    fn unlock(&self, held: Duration, rests: bool) {
         let since = HELD.get() + held;
         let stretch = STRETCH.get() + held;
-        if since < SLICE {
+        if since < SLICE || !rests {
             self.server.unlock();
             self.turn.give();
             HELD.set(since);
@@ -421,12 +461,15 @@ impl Job {
 struct Release<'a> {
     lock: &'a Lock,
     hold: Hold,
+    /// Whether the thread may stay away now if it is time to.
+    rests: bool,
+    /// Whether a loan may linger.
     lingers: bool,
 }
 
 impl Drop for Release<'_> {
     fn drop(&mut self) {
-        self.lock.release(&self.hold, self.lingers);
+        self.lock.release(&self.hold, self.rests, self.lingers);
     }
 }
 

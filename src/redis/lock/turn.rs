@@ -14,7 +14,8 @@ pub(super) struct Turn {
 }
 
 impl Turn {
-    fn try_take(&self) -> bool {
+    /// Takes it if nobody has it.
+    pub(super) fn try_take(&self) -> bool {
         self.taken
             .compare_exchange(false, true, Ordering::SeqCst, Ordering::Relaxed)
             .is_ok()

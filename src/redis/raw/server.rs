@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::ffi::{CStr, c_int};
 use std::ptr::{self, NonNull};
+use std::sync::OnceLock;
 
 use redis_module::raw as api;
 
@@ -164,14 +165,28 @@ fn user_name(name: &str) -> *mut RedisModuleString {
     })
 }
 
+const DEFAULT_NAME: &str = "default";
+
 /// A user of the server, looked up for one hold of the lock.
 pub(in crate::redis) struct User {
     server: Server,
     user: Option<NonNull<api::RedisModuleUser>>,
+    /// Whether the handle is freed with this.
+    owned: bool,
 }
 
+/// The handle of the one user that cannot be deleted. Used under the server lock only.
+struct DefaultUser(NonNull<api::RedisModuleUser>);
+
+// SAFETY: see above.
+unsafe impl Send for DefaultUser {}
+// SAFETY: see above.
+unsafe impl Sync for DefaultUser {}
+
+static DEFAULT_USER: OnceLock<DefaultUser> = OnceLock::new();
+
 impl User {
-    /// Looked up each time: a user may be deleted at any moment.
+    /// Looked up each time, since a user may be deleted at any moment; the default user cannot.
     ///
     /// # Safety
     /// The server lock is held while the result lives.
@@ -179,15 +194,28 @@ impl User {
         // SAFETY: as the caller promises; the name is a string of ours.
         unsafe {
             let Some(find) = api::RedisModule_GetModuleUserFromUserName else {
-                return Ok(Self { server, user: None });
+                return Ok(Self {
+                    server,
+                    user: None,
+                    owned: false,
+                });
             };
+            if let (DEFAULT_NAME, Some(user)) = (name, DEFAULT_USER.get()) {
+                return Ok(Self {
+                    server,
+                    user: Some(user.0),
+                    owned: false,
+                });
+            }
             let user = find(user_name(name));
             let user = NonNull::new(user).ok_or_else(|| {
                 format!("NOPERM the user '{name}' that this code runs as is gone")
             })?;
+            let kept = name == DEFAULT_NAME && DEFAULT_USER.set(DefaultUser(user)).is_ok();
             Ok(Self {
                 server,
                 user: Some(user),
+                owned: !kept,
             })
         }
     }
@@ -243,7 +271,9 @@ impl Drop for User {
             if let Some(set) = api::RedisModule_SetContextUser {
                 set(self.server.raw(), ptr::null());
             }
-            call!(RedisModule_FreeModuleUser, user.as_ptr());
+            if self.owned {
+                call!(RedisModule_FreeModuleUser, user.as_ptr());
+            }
         }
     }
 }
