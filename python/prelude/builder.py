@@ -6,11 +6,13 @@ written out all the same: they say what the twin does, and the tests compare bot
 """
 
 import asyncio
+import builtins
 import copy
 import dis
 import io
 import sys
 from asyncio import Future
+from copy import deepcopy as _deepcopy
 from threading import Thread
 
 import redisgears
@@ -36,12 +38,14 @@ from redisgears import getMyHashTag as hashtag
 from redisgears import overrideReply as override_reply
 from redisgears import registerTimeEvent as registerTE
 
+_TOKEN = object()
+
 
 def _native(*twin):
     """Names the native twin of a callback, for the module to call instead."""
 
     def mark(callback):
-        callback.__geartrain__ = twin
+        callback.__geartrain__ = (_TOKEN, *twin)
         return callback
 
     return mark
@@ -92,24 +96,45 @@ def _identity(record):
     return record
 
 
-# Names by which code gets at its own variables without naming them.
-_FRAME_READERS = {"locals", "vars", "dir", "eval", "exec", "currentframe", "_getframe", "stack"}
+# What a callback may call without anybody looking into its frame.
+_BLIND = frozenset(
+    {"abs", "bool", "bytes", "chr", "float", "hash", "hex", "int", "len", "max", "min", "ord"}
+    | {"range", "repr", "round", "str"}
+)
+_BLIND_API = frozenset({"execute", "hashtag", "configGet", "isInAtomicBlock"})
+_ODD_CODE = 0x04 | 0x08 | 0x20 | 0x80 | 0x100 | 0x200  # *args, **kwargs, generators, coroutines
+
+
+_BUILTINS = {name: getattr(builtins, name) for name in _BLIND}
+
+
+def _is_blind(callback, name):
+    """Whether a global name of a callback is a function that looks at no frame."""
+    names = callback.__globals__
+    if name in names:
+        return name in _BLIND_API and names[name] is globals()[name]
+    return name in _BLIND and getattr(builtins, name, None) is _BUILTINS[name]
 
 
 def _looks_at_value(callback):
     """Whether a callback of one record may look at its value: the module need not read it if not.
 
     It does not if all it does with its argument is to take constant keys other than 'value' out
-    of it, as in ``lambda r: r['key'].upper()``. Everything that is not plainly so counts as a look.
+    of it, and all it calls are known functions, as in ``lambda r: len(r['key'])``. Everything that
+    is not plainly so counts as a look: other code could look into the frame of the callback.
     """
     code = callback.__code__
-    if code.co_argcount != 1 or code.co_kwonlyargcount or code.co_flags & 0x0C:
+    if code.co_argcount != 1 or code.co_kwonlyargcount or code.co_flags & _ODD_CODE:
+        return True
+    if code.co_cellvars or code.co_freevars or getattr(code, "co_exceptiontable", b""):
         return True
     name = code.co_varnames[0]
-    if name in code.co_cellvars or _FRAME_READERS.intersection(code.co_names):
-        return True
     uses = [i for i in dis.get_instructions(code) if i.opname not in ("CACHE", "RESUME")]
     for at, use in enumerate(uses):
+        if use.opname.startswith(("IMPORT_", "MAKE_FUNCTION", "LOAD_NAME", "STORE_GLOBAL")):
+            return True
+        if use.opname.startswith("LOAD_GLOBAL") and not _is_blind(callback, use.argval):
+            return True
         if use.argval != name and not (type(use.argval) is tuple and name in use.argval):
             continue
         key, take = [*uses[at + 1 : at + 3], None, None][:2]
@@ -131,7 +156,7 @@ def _from_zero(zero, step):
 
     @_native("zero", zero, step)
     def accumulate(acc, record):
-        return step(acc if acc else copy.deepcopy(zero), record)
+        return step(acc if acc else _deepcopy(zero), record)
 
     return accumulate
 
@@ -141,7 +166,7 @@ def _from_zero_by_key(zero, step):
 
     @_native("zero", zero, step)
     def accumulate(key, acc, record):
-        return step(key, acc if acc else copy.deepcopy(zero), record)
+        return step(key, acc if acc else _deepcopy(zero), record)
 
     return accumulate
 
@@ -303,6 +328,11 @@ for _name in dir(PyFlatExecution):
         setattr(GearsBuilder, _name, _forward(_name))
 
 GB = GearsBuilder
+
+
+def _own_classes(names):
+    """Gives a script a class of its own, so that what it changes in it stays with it."""
+    names["GearsBuilder"] = names["GB"] = type("GearsBuilder", (GearsBuilder,), {})
 
 
 class GearsSession:

@@ -199,11 +199,20 @@ impl EngineFunction for Function {
 
 fn mark<'py>(callable: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyTuple>>> {
     let mark = callable.getattr_opt(intern!(callable.py(), "__geartrain__"))?;
-    Ok(mark.and_then(|mark| mark.cast_into::<PyTuple>().ok()))
+    let Some(mark) = mark.and_then(|mark| mark.cast_into::<PyTuple>().ok()) else {
+        return Ok(None);
+    };
+    // Only the prelude has the token: nobody else's attribute of this name means anything.
+    let token = prelude(callable.py(), "_TOKEN")?;
+    Ok(mark
+        .iter()
+        .next()
+        .is_some_and(|first| first.is(&token))
+        .then_some(mark))
 }
 
 fn name(mark: &Bound<'_, PyTuple>) -> PyResult<String> {
-    mark.get_item(0)?.extract()
+    mark.get_item(1)?.extract()
 }
 
 fn twin(callable: &Bound<'_, PyAny>) -> PyResult<Twin> {
@@ -214,7 +223,7 @@ fn twin(callable: &Bound<'_, PyAny>) -> PyResult<Twin> {
         "str" => Twin::Str,
         "count" => Twin::Count,
         "zero" => {
-            let (zero, step) = (mark.get_item(1)?, mark.get_item(2)?);
+            let (zero, step) = (mark.get_item(2)?, mark.get_item(3)?);
             Twin::Zero {
                 immutable: object::is_immutable(&zero),
                 twin: step_twin(&step)?,
@@ -279,6 +288,5 @@ fn or_zero<'py>(
     {
         return Ok(PyDict::new(py).into_any());
     }
-    py.import(intern!(py, "copy"))?
-        .call_method1(intern!(py, "deepcopy"), (zero,))
+    prelude(py, "_deepcopy")?.call1((zero,))
 }

@@ -138,6 +138,8 @@ pub(crate) fn run_script(script: Script) -> Result<ScriptEnd, String> {
             script.user,
             globals.clone().unbind(),
         );
+        let own = prelude(py, "_own_classes").and_then(|own| own.call1((&globals,)));
+        own.map_err(|error| error_text(py, &error))?;
         let name = SessionName(Arc::downgrade(&session));
         globals
             .set_item(SESSION_NAME, name)
@@ -147,15 +149,9 @@ pub(crate) fn run_script(script: Script) -> Result<ScriptEnd, String> {
             session: session.clone(),
             script: Some(top_level.clone()),
         }));
-        session.begin(py, SCRIPT_TICKET);
+        let section = session.begin(py, SCRIPT_TICKET);
         let ran = run_source(py, &script.source, &globals);
-        session.end(py, SCRIPT_TICKET);
-        if world().host.leave_atomic() {
-            let message = format!(
-                "an atomic block was left open by the script of session {session} and has been closed"
-            );
-            world().environment.log(LogLevel::Warning, &message);
-        }
+        drop(section);
         bind(before);
         let run = top_level.take_run();
         match (ran, run) {

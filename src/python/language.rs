@@ -5,12 +5,11 @@ use pyo3::types::{PyDict, PyIterator, PyList};
 
 use super::error::record_error;
 use super::function::Function;
-use super::interpreter::world;
 use super::link;
 use super::object;
 use super::session::{Current, Session, bind};
 use crate::engine::{
-    Calls, Groups, Language, LogLevel, Many, Native, Next, RecordError, Results, Values,
+    Calls, Groups, Language, Many, Native, Next, RecordError, Results, Values,
 };
 use std::sync::Arc;
 
@@ -61,15 +60,10 @@ impl Language for Cpython {
                 session: session.clone(),
                 script: None,
             }));
-            session.begin(py, ticket);
-            let section = Section {
-                py,
-                session,
-                ticket,
-                before: Some(before),
-            };
+            let section = session.begin(py, ticket);
             let out = body(py);
             drop(section);
+            bind(before);
             out
         })
     }
@@ -79,31 +73,6 @@ impl Language for Cpython {
             Ok(Some(record)) => Next::Record(record.unbind()),
             Ok(None) => Next::End,
             Err(error) => Next::Failed(record_error(py, error)),
-        }
-    }
-}
-
-/// An attached section; also ends when its body panics.
-struct Section<'a, 'py> {
-    py: Python<'py>,
-    session: &'a Session,
-    ticket: u64,
-    before: Option<Option<Current>>,
-}
-
-impl Drop for Section<'_, '_> {
-    fn drop(&mut self) {
-        self.session.end(self.py, self.ticket);
-        let world = world();
-        if world.host.leave_atomic() {
-            let message = format!(
-                "an atomic block was left open by a callback of session {} and has been closed",
-                self.session
-            );
-            world.environment.log(LogLevel::Warning, &message);
-        }
-        if let Some(before) = self.before.take() {
-            bind(before);
         }
     }
 }

@@ -10,6 +10,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pyo3::ffi;
+use pyo3::intern;
 use pyo3::prelude::*;
 
 /// Functions that give memory, such as the server's, so that its accounting sees Python's memory.
@@ -237,4 +238,48 @@ pub(super) fn is_generator(value: &Bound<'_, PyAny>) -> bool {
 pub(super) fn is_coroutine(value: &Bound<'_, PyAny>) -> bool {
     // SAFETY: as `is_generator`.
     unsafe { ffi::PyCoro_CheckExact(value.as_ptr()) != 0 }
+}
+
+/// Context variables of a section.
+pub(super) struct EnteredContext<'py>(Bound<'py, PyAny>);
+
+/// Enters a new context on this thread: what a section leaves in context variables goes with it.
+pub(super) fn enter_context(py: Python<'_>) -> PyResult<EnteredContext<'_>> {
+    // SAFETY: attached; the new context is ours, and entered once.
+    unsafe {
+        let context = Bound::from_owned_ptr_or_err(py, ffi::PyContext_New())?;
+        if ffi::PyContext_Enter(context.as_ptr()) != 0 {
+            return Err(PyErr::fetch(py));
+        }
+        Ok(EnteredContext(context))
+    }
+}
+
+impl EnteredContext<'_> {
+    /// Leaves it.
+    pub(super) fn leave(&self) {
+        // SAFETY: attached. It fails where code left a context of its own entered; that one then
+        // stays, and the error is taken away.
+        unsafe {
+            if ffi::PyContext_Exit(self.0.as_ptr()) != 0 {
+                drop(PyErr::take(self.0.py()));
+            }
+        }
+    }
+}
+
+/// Takes trace and profile functions off this thread, which others use next.
+pub(super) fn stop_tracing(py: Python<'_>) {
+    for (get, set) in [("gettrace", "settrace"), ("getprofile", "setprofile")] {
+        let stop = || -> PyResult<()> {
+            let sys = py.import(intern!(py, "sys"))?;
+            if !sys.call_method0(get)?.is_none() {
+                sys.call_method1(set, (py.None(),))?;
+            }
+            Ok(())
+        };
+        if let Err(error) = stop() {
+            error.write_unraisable(py, None);
+        }
+    }
 }

@@ -13,7 +13,13 @@ use super::error::ForceStopped;
 use super::interpreter::world;
 use super::language::Cpython;
 use super::link;
-use crate::engine::{Context, Execution};
+use crate::engine::{Context, Execution, LogLevel};
+
+/// An attached section at work.
+struct Running {
+    thread: c_ulong,
+    interrupted: bool,
+}
 
 /// One RG.PYEXECUTE. Crosses threads: its callbacks run on workers, commands look at it.
 pub(crate) struct Session {
@@ -26,7 +32,7 @@ pub(crate) struct Session {
     /// The globals of its script, shared by all its callbacks.
     globals: Option<Py<PyDict>>,
     /// Attached sections by ticket, with the thread that runs them.
-    running: Mutex<HashMap<u64, c_ulong>>,
+    running: Mutex<HashMap<u64, Running>>,
 }
 
 impl Session {
@@ -45,19 +51,51 @@ impl Session {
         })
     }
 
-    fn running(&self) -> MutexGuard<'_, HashMap<u64, c_ulong>> {
+    fn running(&self) -> MutexGuard<'_, HashMap<u64, Running>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that this thread runs the section `ticket`.
-    pub(super) fn begin(&self, py: Python<'_>, ticket: u64) {
-        self.running().insert(ticket, link::thread_ident(py));
+    /// Begins a section on this thread. Until it ends, interrupts for `ticket` hit this thread, and
+    /// context variables are its own.
+    pub(super) fn begin<'py>(&'py self, py: Python<'py>, ticket: u64) -> PyResult<Section<'py>> {
+        let context = link::enter_context(py)?;
+        let running = Running {
+            thread: link::thread_ident(py),
+            interrupted: false,
+        };
+        self.running().insert(ticket, running);
+        Ok(Section {
+            py,
+            session: self,
+            ticket,
+            context,
+        })
     }
+}
 
-    /// The section ended: an interrupt that came too late is taken back.
-    pub(super) fn end(&self, py: Python<'_>, ticket: u64) {
-        if self.running().remove(&ticket).is_some() {
-            link::raise_in(py, link::thread_ident(py), None);
+/// A section; ends also when its body panics.
+pub(super) struct Section<'py> {
+    py: Python<'py>,
+    session: &'py Session,
+    ticket: u64,
+    context: link::EnteredContext<'py>,
+}
+
+impl Drop for Section<'_> {
+    fn drop(&mut self) {
+        let ran = self.session.running().remove(&self.ticket);
+        if ran.is_some_and(|ran| ran.interrupted) {
+            // One that came too late is taken back.
+            link::raise_in(self.py, link::thread_ident(self.py), None);
+        }
+        link::stop_tracing(self.py);
+        self.context.leave();
+        if world().host.leave_atomic() {
+            let message = format!(
+                "an atomic block was left open by code of session {} and has been closed",
+                self.session
+            );
+            world().environment.log(LogLevel::Warning, &message);
         }
     }
 }
@@ -92,9 +130,14 @@ impl Context for Arc<Session> {
     fn interrupt(&self, ticket: u64) {
         Python::attach(|py| {
             // Held while the exception is set, so that it can only hit this section.
-            let running = self.running();
-            if let Some(&thread) = running.get(&ticket) {
-                link::raise_in(py, thread, Some(py.get_type::<ForceStopped>().as_any()));
+            let mut running = self.running();
+            if let Some(section) = running.get_mut(&ticket) {
+                section.interrupted = true;
+                link::raise_in(
+                    py,
+                    section.thread,
+                    Some(py.get_type::<ForceStopped>().as_any()),
+                );
             }
         });
     }

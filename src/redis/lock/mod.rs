@@ -22,6 +22,7 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use super::raw::{self, Server};
+use crate::engine::LogLevel;
 
 mod borrower;
 mod turn;
@@ -94,7 +95,7 @@ thread_local! {
     /// The same since it last slept at all.
     static STRETCH: Cell<Duration> = const { Cell::new(Duration::ZERO) };
     /// The hold that lasts as long as the atomic block this thread is in.
-    static ATOMIC: RefCell<Option<Hold>> = const { RefCell::new(None) };
+    static ATOMIC: RefCell<Option<AtomicBlock>> = const { RefCell::new(None) };
     static BORROWER: Arc<Borrower> = Arc::new(Borrower::current());
     /// When the loan of this thread ends.
     static LOAN_END: Cell<Option<Instant>> = const { Cell::new(None) };
@@ -105,7 +106,25 @@ enum Hold {
     /// Taken.
     Taken(Instant),
     /// On loan until then.
-    Loan(Instant),
+    Loan(Instant, Arc<Borrower>),
+}
+
+/// An atomic block of a thread.
+struct AtomicBlock {
+    lock: Arc<Lock>,
+    /// `None` once it was left.
+    hold: Option<Hold>,
+}
+
+impl Drop for AtomicBlock {
+    /// The thread ends: without this the server would stand still for ever.
+    fn drop(&mut self) {
+        if let Some(hold) = self.hold.take() {
+            self.lock.release(&hold, false, false);
+            let message = "a thread ended inside an atomic block, which has been closed";
+            self.lock.server.log(LogLevel::Warning, message);
+        }
+    }
 }
 
 impl Lock {
@@ -219,17 +238,21 @@ impl Lock {
     }
 
     /// Takes the lock for as long as an atomic block lasts. `false` if the thread is in one.
-    pub(super) fn enter_atomic(&self) -> bool {
+    pub(super) fn enter_atomic(self: &Arc<Self>) -> bool {
         if self.is_atomic() {
             return false;
         }
-        ATOMIC.set(Some(self.acquire()));
+        let block = AtomicBlock {
+            lock: self.clone(),
+            hold: Some(self.acquire()),
+        };
+        ATOMIC.set(Some(block));
         true
     }
 
     /// Ends the atomic block. `false` if the thread is in none.
     pub(super) fn leave_atomic(&self) -> bool {
-        let Some(hold) = ATOMIC.take() else {
+        let Some(hold) = ATOMIC.take().and_then(|mut block| block.hold.take()) else {
             return false;
         };
         self.release(&hold, true, true);
@@ -244,8 +267,11 @@ impl Lock {
     /// The loan of this thread, if it lingers.
     fn loan(&self) -> Option<Hold> {
         let end = LOAN_END.take()?;
-        let mine = BORROWER.with(|borrower| borrower.moves(LINGERING, BORROWED));
-        mine.then_some(Hold::Loan(end))
+        BORROWER.with(|borrower| {
+            borrower
+                .moves(LINGERING, BORROWED)
+                .then(|| Hold::Loan(end, borrower.clone()))
+        })
     }
 
     fn try_acquire(&self) -> Option<Hold> {
@@ -301,7 +327,7 @@ impl Lock {
                 // The loan is between the main thread and this one from now on.
                 self.turn.give();
                 let loan = Duration::from_nanos(borrower.loan.load(Ordering::Relaxed));
-                return Hold::Loan(Instant::now() + loan);
+                return Hold::Loan(Instant::now() + loan, borrower.clone());
             }
             if borrower.moves(ASKS, LOOKING) {
                 if self.server.try_lock() {
@@ -317,18 +343,17 @@ impl Lock {
     fn release(&self, hold: &Hold, rests: bool, lingers: bool) {
         match *hold {
             Hold::Taken(begin) => self.unlock(begin.elapsed(), rests),
-            Hold::Loan(end) => BORROWER.with(|borrower| {
-                if lingers && Instant::now() < end {
-                    // The main thread looks by itself: waking it costs more than a command.
-                    LOAN_END.set(Some(end));
-                    borrower.state.store(LINGERING, Ordering::Release);
-                } else {
-                    borrower.state.store(IDLE, Ordering::Release);
-                    if let Some(main) = self.main.get() {
-                        main.unpark();
-                    }
+            Hold::Loan(end, ref borrower) if lingers && Instant::now() < end => {
+                // The main thread looks by itself: waking it costs more than a command.
+                LOAN_END.set(Some(end));
+                borrower.state.store(LINGERING, Ordering::Release);
+            }
+            Hold::Loan(_, ref borrower) => {
+                borrower.state.store(IDLE, Ordering::Release);
+                if let Some(main) = self.main.get() {
+                    main.unpark();
                 }
-            }),
+            }
         }
     }
 

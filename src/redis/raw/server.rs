@@ -95,6 +95,15 @@ impl Server {
         let Ok(name) = CStr::from_bytes_with_nul(name) else {
             return Err(no_such_command());
         };
+        if ENDS_SERVER
+            .iter()
+            .any(|bad| name.to_bytes().eq_ignore_ascii_case(bad))
+        {
+            let name = name.to_string_lossy();
+            return Err(format!(
+                "ERR {name} can not be run by a script: it needs a client"
+            ));
+        }
         // SAFETY: the lock is held (see above); strings and reply are freed before the end.
         unsafe {
             let strings: Vec<_> = command
@@ -174,6 +183,10 @@ pub(in crate::redis) struct User {
     /// Whether the handle is freed with this.
     owned: bool,
 }
+
+/// Commands that turn their client into something else, or wait in it: the server ends when a
+/// module runs them (WAIT in Redis 7.0 only).
+const ENDS_SERVER: [&[u8]; 5] = [b"SYNC", b"PSYNC", b"WAIT", b"WAITAOF", b"REPLCONF"];
 
 /// The handle of the one user that cannot be deleted. Used under the server lock only.
 struct DefaultUser(NonNull<api::RedisModuleUser>);
