@@ -6,10 +6,6 @@ import pytest
 from env import wait_until
 
 
-def ok(env, script):
-    assert env.client.execute_command("RG.PYEXECUTE", textwrap.dedent(script)) == "OK"
-
-
 @pytest.mark.parametrize("command", ["SYNC", "PSYNC", "WAIT", "sync", "REPLCONF"])
 def test_commands_that_would_end_the_server(env, command):
     args = {"PSYNC": ", '?', '-1'", "WAIT": ", '1', '0'"}.get(command, "")
@@ -18,9 +14,7 @@ def test_commands_that_would_end_the_server(env, command):
 
 
 def test_a_thread_that_ends_inside_an_atomic_block(env):
-    ok(
-        env,
-        """
+    script = """
         import threading
         def body():
             registerGearsThread()
@@ -29,8 +23,8 @@ def test_a_thread_that_ends_inside_an_atomic_block(env):
         thread = threading.Thread(target=body)
         thread.start()
         thread.join()
-        """,
-    )
+        """
+    assert env.execute(script) == "OK"
     assert env.client.get("inside") == "1"
     wait_until(lambda: "has been closed" in env.server.log(), what="a line in the log")
 
@@ -39,7 +33,7 @@ def test_a_thread_that_ends_inside_an_atomic_block(env):
 def test_a_trace_function_ends_with_its_script(env, tracer):
     assert env.execute(f"import sys\nsys.{tracer}(lambda *a: None)") == "OK"
     for _ in range(3):
-        ok(env, "def h(x): return x\nh(1); h(2)")
+        assert env.execute("def h(x): return x\nh(1); h(2)") == "OK"
     step = f"import sys\ndef f(r):\n    sys.{tracer}(lambda *a: None)\n    return 1\n"
     env.client.mset({f"k{i}": i for i in range(3)})
     assert env.run(step + "GB().map(f).run()") == (["1"] * 3, [])
