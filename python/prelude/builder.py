@@ -39,6 +39,7 @@ from redisgears import overrideReply as override_reply
 from redisgears import registerTimeEvent as registerTE
 
 _TOKEN = object()
+_compile, _exec = compile, exec
 
 
 def _native(*twin):

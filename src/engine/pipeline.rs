@@ -104,8 +104,28 @@ impl<L: Language> Pipeline<L> {
     pub(super) fn fail(&mut self, error: RecordError) {
         self.failed = true;
         self.stopped |= error.stopped;
+        if self.size() > self.max_size {
+            // The error that says so was the last one.
+            return;
+        }
         self.errors_size += error.text.len();
         self.errors.push(error.text);
+        if self.size() > self.max_size {
+            self.closed = self.stages.len();
+            self.errors.push(self.too_large());
+        }
+    }
+
+    fn size(&self) -> usize {
+        self.results.size() + self.errors_size
+    }
+
+    fn too_large(&self) -> String {
+        format!(
+            "results and errors take more than {} bytes: the execution was stopped. Return less, \
+             or raise the setting MaxResultsMemory",
+            self.max_size
+        )
     }
 
     /// Counts a chunk of which only the number is known. Needs no interpreter.
@@ -265,15 +285,13 @@ impl<L: Language> Pipeline<L> {
 
     fn emit(&mut self, s: L::Scope<'_>, record: Moving<'_, L>) -> Result<(), RecordError> {
         let record = open::<L>(s, record)?;
-        if self.results.size() + self.errors_size > self.max_size {
+        L::emit(s, record, &mut self.results)?;
+        if self.size() > self.max_size && self.closed < self.stages.len() {
             self.closed = self.stages.len();
-            return Err(RecordError::new(format!(
-                "results take more than {} bytes: the execution was stopped. Return less, or \
-                 raise the setting MaxResultsMemory",
-                self.max_size
-            )));
+            self.failed = true;
+            self.errors.push(self.too_large());
         }
-        L::emit(s, record, &mut self.results)
+        Ok(())
     }
 
     /// Flushes what the stages hold, a stage a call; `false` when none is left.

@@ -190,17 +190,15 @@ pub struct PlanBuilder<L: Language> {
     reader: String,
     description: Option<String>,
     steps: Vec<Step<L>>,
-    context: Arc<L::Context>,
 }
 
 impl<L: Language> PlanBuilder<L> {
     /// A plan that only reads.
-    pub fn new(reader: String, description: Option<String>, context: Arc<L::Context>) -> Self {
+    pub fn new(reader: String, description: Option<String>) -> Self {
         Self {
             reader,
             description,
             steps: vec![Step::Open],
-            context,
         }
     }
 
@@ -214,13 +212,13 @@ impl<L: Language> PlanBuilder<L> {
         &self.reader
     }
 
-    /// The plan as it stands; the builder can go on.
-    pub fn build(&self) -> Plan<L> {
+    /// The plan as it stands, to run for `context`; the builder can go on.
+    pub fn build(&self, context: Arc<L::Context>) -> Plan<L> {
         Plan {
             reader: self.reader.clone(),
             description: self.description.clone(),
             steps: self.steps.clone(),
-            context: self.context.clone(),
+            context,
         }
     }
 }

@@ -63,7 +63,7 @@ impl<L: Language> Registry<L> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes an execution, not started yet. The oldest ones over the limit go.
+    /// Makes an execution, not started yet.
     pub fn create(&self, plan: Plan<L>, source: Source<L>) -> Arc<Execution<L>> {
         let number = {
             let mut kept = self.kept();
@@ -89,25 +89,12 @@ impl<L: Language> Registry<L> {
                 registry.ended(number, outcome);
             }
         }));
-        let limit = self.limits.executions.load(Ordering::Relaxed);
-        let mut gone = Vec::new();
-        let mut kept = self.kept();
         let entry = Entry {
             execution: execution.clone(),
             passing: false,
             bytes: 0,
         };
-        kept.all.insert(number, entry);
-        kept.order.push_back(number);
-        while limit > 0 && kept.order.len() as i64 > limit {
-            let Some(oldest) = kept.order.pop_front() else {
-                break;
-            };
-            gone.extend(kept.forget(oldest));
-        }
-        drop(kept);
-        // Their results are freed outside the lock.
-        drop(gone);
+        self.kept().all.insert(number, entry);
         execution
     }
 
@@ -144,12 +131,27 @@ impl<L: Language> Registry<L> {
         self.len() == 0
     }
 
-    /// Starts an execution. With `keep` it stays for whoever asks for its results later.
+    /// Starts an execution. With `keep` it stays for whoever asks for its results later; the oldest
+    /// ones over the limit go.
     pub fn start(&self, execution: &Arc<Execution<L>>, keep: bool) {
         let number = execution.id.number;
-        if !keep && let Some(entry) = self.kept().all.get_mut(&number) {
+        let limit = self.limits.executions.load(Ordering::Relaxed);
+        let mut gone = Vec::new();
+        let mut kept = self.kept();
+        if keep {
+            kept.order.push_back(number);
+        } else if let Some(entry) = kept.all.get_mut(&number) {
             entry.passing = true;
         }
+        while limit > 0 && kept.order.len() as i64 > limit {
+            let Some(oldest) = kept.order.pop_front() else {
+                break;
+            };
+            gone.extend(kept.forget(oldest));
+        }
+        drop(kept);
+        // Their results are freed outside the lock.
+        drop(gone);
         execution.start();
     }
 

@@ -342,11 +342,11 @@ pub(super) fn keys() -> Source<Toy> {
 
 impl Bench {
     pub(super) fn plan(&self, steps: Vec<Step<Toy>>) -> Plan<Toy> {
-        let mut builder = PlanBuilder::new("toy".into(), None, self.session.clone());
+        let mut builder = PlanBuilder::new("toy".into(), None);
         for step in steps {
             builder.push(step);
         }
-        builder.build()
+        builder.build(self.session.clone())
     }
 
     pub(super) fn start(&self, steps: Vec<Step<Toy>>, source: Source<Toy>) -> Arc<Execution<Toy>> {

@@ -278,18 +278,21 @@ impl LogStream {
     }
 }
 
-/// A line longer than this is written in pieces.
-const LONGEST_LINE: usize = 8 << 10;
+/// A line longer than this is written in pieces: the server cuts longer ones.
+const LONGEST_LINE: usize = 900;
 
 #[pymethods]
 impl LogStream {
     fn write(&mut self, text: &Bound<'_, PyString>) -> PyResult<usize> {
-        self.line.push_str(&lossy(text));
-        while let Some(end) = self.line.find('\n') {
-            let rest = self.line.split_off(end + 1);
-            let line = std::mem::replace(&mut self.line, rest);
-            world().environment.log(self.level, line.trim_end());
+        let printed = lossy(text);
+        let mut lines = printed.split('\n');
+        // What follows the last line end is the beginning of the next line.
+        let rest = lines.next_back().unwrap_or_default();
+        for line in lines {
+            self.line.push_str(line);
+            self.flush();
         }
+        self.line.push_str(rest);
         if self.line.len() > LONGEST_LINE {
             self.flush();
         }
@@ -298,9 +301,23 @@ impl LogStream {
 
     fn flush(&mut self) {
         let line = std::mem::take(&mut self.line);
-        if !line.is_empty() {
-            world().environment.log(self.level, &line);
+        let mut line = line.trim_end();
+        while !line.is_empty() {
+            let mut end = line.len().min(LONGEST_LINE);
+            while !line.is_char_boundary(end) {
+                end -= 1;
+            }
+            let (head, tail) = line.split_at(end);
+            world().environment.log(self.level, head);
+            line = tail;
         }
+    }
+
+    fn writelines(&mut self, lines: &Bound<'_, PyAny>) -> PyResult<()> {
+        for line in lines.try_iter()? {
+            self.write(line?.cast::<PyString>()?)?;
+        }
+        Ok(())
     }
 
     fn isatty(&self) -> bool {

@@ -30,11 +30,11 @@ pub(super) struct Builder {
 #[pyfunction]
 #[pyo3(signature = (*args), name = "gearsCtx")]
 pub(super) fn gears_ctx(args: &Bound<'_, PyTuple>) -> PyResult<Builder> {
-    let Some(current) = current() else {
+    if current().is_none() {
         return Err(gears_error(
             "Can only create a gearsCtx on registered gears thread",
         ));
-    };
+    }
     if args.len() > 2 {
         return Err(gears_error("gearsCtx takes a reader and a description"));
     }
@@ -58,7 +58,7 @@ pub(super) fn gears_ctx(args: &Bound<'_, PyTuple>) -> PyResult<Builder> {
         return Err(gears_error("The given reader does not exists"));
     }
     Ok(Builder {
-        plan: Mutex::new(PlanBuilder::new(reader, desc, Arc::new(current.session))),
+        plan: Mutex::new(PlanBuilder::new(reader, desc)),
     })
 }
 
@@ -116,12 +116,13 @@ impl Builder {
     }
 
     fn start(&self, source: Source<Cpython>) -> PyResult<()> {
-        let plan = self.plan().build();
         let Some(current) = current() else {
             return Err(gears_error(
                 "Can only run execution on registered gears thread",
             ));
         };
+        // The builder itself knows no session: it may be one of its globals.
+        let plan = self.plan().build(Arc::new(current.session));
         let registry = &world().registry;
         let Some(script) = current.script else {
             // Inside a callback: it runs at once, and nobody will ask for it by its id.

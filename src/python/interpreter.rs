@@ -174,8 +174,8 @@ fn run_source(py: Python<'_>, source: &[u8], globals: &Bound<'_, PyDict>) -> PyR
             error.valid_up_to()
         ))
     })?;
-    let builtins = py.import("builtins")?;
     let source = PyString::new(py, source);
-    let code = builtins.call_method1("compile", (source, "<string>", "exec"))?;
-    builtins.call_method1("exec", (code, globals)).map(drop)
+    // The prelude's own names: a script may have taken those of builtins away.
+    let code = prelude(py, "_compile")?.call1((source, "<string>", "exec"))?;
+    prelude(py, "_exec")?.call1((code, globals)).map(drop)
 }

@@ -8,9 +8,7 @@ use super::function::Function;
 use super::link;
 use super::object;
 use super::session::{Current, Session, bind};
-use crate::engine::{
-    Calls, Groups, Language, Many, Native, Next, RecordError, Results, Values,
-};
+use crate::engine::{Calls, Groups, Language, Many, Native, Next, RecordError, Results, Values};
 use std::sync::Arc;
 
 /// CPython.

@@ -64,11 +64,13 @@ impl Session {
             interrupted: false,
         };
         self.running().insert(ticket, running);
+        let was_atomic = world().host.in_atomic();
         Ok(Section {
             py,
             session: self,
             ticket,
             context,
+            was_atomic,
         })
     }
 }
@@ -79,6 +81,8 @@ pub(super) struct Section<'py> {
     session: &'py Session,
     ticket: u64,
     context: link::EnteredContext<'py>,
+    /// An atomic block that was open before is not this section's to close.
+    was_atomic: bool,
 }
 
 impl Drop for Section<'_> {
@@ -90,7 +94,7 @@ impl Drop for Section<'_> {
         }
         link::stop_tracing(self.py);
         self.context.leave();
-        if world().host.leave_atomic() {
+        if !self.was_atomic && world().host.leave_atomic() {
             let message = format!(
                 "an atomic block was left open by code of session {} and has been closed",
                 self.session

@@ -43,6 +43,9 @@ struct Module {
     helpers: Threads,
 }
 
+/// More pool threads than this help nobody.
+const MOST_THREADS: usize = 1024;
+
 static MODULE: OnceLock<Module> = OnceLock::new();
 
 impl Module {
@@ -100,6 +103,11 @@ fn load(
     let settings = Arc::new(Settings::new());
     // Unlike a command, a load has no word for itself.
     settings.load(Ctx::of_callback(ctx).args(argv, argc).all())?;
+    if settings.threads() > MOST_THREADS {
+        return Err(format!(
+            "ExecutionThreads can be {MOST_THREADS} at the most"
+        ));
+    }
     let lock = Arc::new(Lock::new(
         server,
         raw::subscribe_to_event_loop(ctx, event_loop),
@@ -145,6 +153,8 @@ fn load(
     MODULE
         .set(module)
         .map_err(|_| "it is loaded already".to_owned())?;
+    raw::set_replica(Ctx::of_callback(ctx).is_replica());
+    raw::subscribe_to_role(ctx, role);
     register_commands(ctx)?;
     if !raw::register_info(ctx, info) {
         return Err("the server does not take INFO fields".into());
@@ -221,8 +231,22 @@ extern "C" fn event_loop(
     });
 }
 
+/// The server began, or ceased, to follow another one.
+extern "C" fn role(
+    _ctx: *mut RedisModuleCtx,
+    _event: raw::Event,
+    subevent: u64,
+    _data: *mut std::ffi::c_void,
+) {
+    guard(|| raw::set_replica(subevent == raw::NOW_REPLICA));
+}
+
 /// Fields of INFO.
-extern "C" fn info(ctx: *mut RedisModuleInfoCtx, _for_crash_report: c_int) {
+extern "C" fn info(ctx: *mut RedisModuleInfoCtx, for_crash_report: c_int) {
+    // After a crash any lock may be held for ever.
+    if for_crash_report != 0 {
+        return;
+    }
     guard(|| {
         let (Some(module), info) = (MODULE.get(), Info::of_callback(ctx)) else {
             return;

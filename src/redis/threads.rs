@@ -10,7 +10,7 @@ use super::guard::guard;
 use crate::python;
 
 /// More jobs than this wait for one another.
-const MOST: usize = 32;
+const MOST: usize = 128;
 const IDLE: Duration = Duration::from_secs(30);
 const STACK: usize = 16 << 20;
 

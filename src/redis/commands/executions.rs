@@ -97,14 +97,23 @@ pub(super) fn get_execution(module: &'static Module, ctx: Ctx<'_>, args: &Args<'
         }
         Some(_) => return ctx.error(b"unknown subcommand"),
     }
-    ctx.array(1);
-    describe(ctx, &execution);
+    let large = execution
+        .outcome()
+        .is_ok_and(|outcome| outcome.size() >= LARGE_REPLY);
+    if !large || !ctx.may_block() {
+        return describe(ctx, &execution);
+    }
+    let client = ctx.block();
+    module.run(Box::new(move || {
+        client.reply(|ctx| describe(ctx, &execution))
+    }));
 }
 
 fn describe(ctx: Ctx<'_>, execution: &Execution<Cpython>) {
     let snapshot = execution.snapshot();
     let nothing = Outcome::default();
     let outcome = snapshot.outcome.as_deref().unwrap_or(&nothing);
+    ctx.array(1);
     ctx.array(4);
     reply::field(ctx, "shard_id", ShardId::ALONE.as_str());
     reply::text(ctx, "execution_plan");

@@ -46,6 +46,8 @@ const GLANCE: Duration = Duration::from_micros(100);
 const LINGER: Duration = Duration::from_micros(20);
 /// Who held it for very long, in an atomic block, need not stay away as long.
 const LONGEST_REST: Duration = Duration::from_millis(100);
+/// Between two looks whether the server takes writes again.
+const PAUSED: Duration = Duration::from_millis(2);
 /// After so much holding on an idle server somebody else gets a chance all the same.
 const IDLE_STRETCH: Duration = Duration::from_millis(2);
 /// That chance.
@@ -154,7 +156,7 @@ impl Lock {
         }
         let _release = Release {
             lock: self,
-            hold: self.acquire(),
+            hold: self.acquire_unpaused(),
             rests: true,
             lingers: true,
         };
@@ -170,6 +172,10 @@ impl Lock {
             return None;
         }
         let hold = self.try_acquire()?;
+        if self.server.is_paused() {
+            self.release(&hold, false, false);
+            return None;
+        }
         let _release = Release {
             lock: self,
             hold,
@@ -244,7 +250,7 @@ impl Lock {
         }
         let block = AtomicBlock {
             lock: self.clone(),
-            hold: Some(self.acquire()),
+            hold: Some(self.acquire_unpaused()),
         };
         ATOMIC.set(Some(block));
         true
@@ -262,6 +268,18 @@ impl Lock {
     /// Whether this thread is in an atomic block.
     pub(super) fn is_atomic(&self) -> bool {
         ATOMIC.with_borrow(Option::is_some)
+    }
+
+    /// Takes the lock when the server takes writes: not while clients are paused.
+    fn acquire_unpaused(&self) -> Hold {
+        loop {
+            let hold = self.acquire();
+            if !self.server.is_paused() {
+                return hold;
+            }
+            self.release(&hold, false, false);
+            thread::sleep(PAUSED);
+        }
     }
 
     /// The loan of this thread, if it lingers.

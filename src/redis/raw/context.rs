@@ -112,6 +112,13 @@ impl<'a> Ctx<'a> {
         }
     }
 
+    /// Whether this server follows another one.
+    pub(in crate::redis) fn is_replica(self) -> bool {
+        // SAFETY: the context is valid.
+        let flags = unsafe { call!(RedisModule_GetContextFlags, self.raw) };
+        flags & api::REDISMODULE_CTX_FLAGS_SLAVE as c_int != 0
+    }
+
     /// Whether the client may be blocked: no transaction, no script.
     pub(in crate::redis) fn may_block(self) -> bool {
         let no = api::REDISMODULE_CTX_FLAGS_MULTI

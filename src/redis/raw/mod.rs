@@ -29,10 +29,10 @@ pub(super) use api::{RedisModuleCtx, RedisModuleInfoCtx, RedisModuleString};
 pub(super) use context::{Args, BlockedClient, Ctx};
 pub(super) use keys::{Key, Scan, Visitor, with_key};
 pub(super) use register::{
-    AFTER_SLEEP, Argument, BEFORE_SLEEP, CommandCallback, Event, Info, create_command,
-    register_info, subscribe_to_event_loop,
+    AFTER_SLEEP, Argument, BEFORE_SLEEP, CommandCallback, Event, Info, NOW_REPLICA, create_command,
+    register_info, subscribe_to_event_loop, subscribe_to_role,
 };
-pub(super) use server::{Server, User};
+pub(super) use server::{Server, User, set_replica};
 
 /// Called by the server when it loads the module.
 #[unsafe(no_mangle)]

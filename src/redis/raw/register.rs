@@ -186,6 +186,25 @@ pub(in crate::redis) fn subscribe_to_event_loop(
 
 pub(in crate::redis) use api::RedisModuleEvent as Event;
 
+/// Has the server call us when it begins or ceases to follow another one.
+pub(in crate::redis) fn subscribe_to_role(
+    ctx: *mut RedisModuleCtx,
+    callback: unsafe extern "C" fn(*mut RedisModuleCtx, api::RedisModuleEvent, u64, *mut c_void),
+) -> bool {
+    let event = api::RedisModuleEvent {
+        id: api::REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED,
+        dataver: 1,
+    };
+    // SAFETY: the context is that of the load; unknown events are refused.
+    unsafe {
+        api::RedisModule_SubscribeToServerEvent
+            .is_some_and(|subscribe| subscribe(ctx, event, Some(callback)) == OK)
+    }
+}
+
+/// The role event: it follows now.
+pub(in crate::redis) const NOW_REPLICA: u64 = api::REDISMODULE_EVENT_REPLROLECHANGED_NOW_REPLICA;
+
 /// Before the server waits for clients.
 pub(in crate::redis) const BEFORE_SLEEP: u64 = api::REDISMODULE_SUBEVENT_EVENTLOOP_BEFORE_SLEEP;
 /// After it did.

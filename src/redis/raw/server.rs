@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::ffi::{CStr, c_int};
 use std::ptr::{self, NonNull};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use redis_module::raw as api;
 
@@ -79,7 +80,19 @@ impl Server {
         command: &engine::Command,
     ) -> Result<Reply, String> {
         let user = self.user(user)?;
-        self.call_bound(if user.bind() { c"!Cv" } else { c"!v" }, command)
+        let format = match (user.bind(), IS_REPLICA.load(Ordering::Relaxed)) {
+            (true, false) => c"!Cv",
+            (true, true) => c"!CWv",
+            (false, _) => c"!v",
+        };
+        self.call_bound(format, command)
+    }
+
+    /// Whether commands that may write must wait: clients are paused, or a failover or shutdown is
+    /// under way. The server lock is held.
+    pub(in crate::redis) fn is_paused(self) -> bool {
+        // SAFETY: takes nothing.
+        unsafe { api::RedisModule_AvoidReplicaTraffic.is_some_and(|avoid| avoid() != 0) }
     }
 
     /// The user of this name. The server lock is held while the result lives.
@@ -182,6 +195,14 @@ pub(in crate::redis) struct User {
     user: Option<NonNull<api::RedisModuleUser>>,
     /// Whether the handle is freed with this.
     owned: bool,
+}
+
+/// Whether this server follows another one: its data is not ours to change.
+static IS_REPLICA: AtomicBool = AtomicBool::new(false);
+
+/// The server began, or ceased, to follow another one.
+pub(in crate::redis) fn set_replica(follows: bool) {
+    IS_REPLICA.store(follows, Ordering::Relaxed);
 }
 
 /// Commands that turn their client into something else, or wait in it: the server ends when a
@@ -310,7 +331,10 @@ fn refusal(errno: c_int, name: &str) -> String {
             "NOPERM the user that this code runs as has no permissions to run '{name}' with these \
              arguments"
         ),
-        libc::EROFS => "READONLY You can't write against a read only replica.".into(),
+        // So the server says that the W flag forbids it.
+        libc::ENOSPC | libc::EROFS => {
+            "READONLY You can't write against a read only replica.".into()
+        }
         libc::ENETDOWN => "CLUSTERDOWN The cluster is down".into(),
         libc::ENOTSUP => "the server does not support this call".into(),
         _ => "Failed executing command".into(),

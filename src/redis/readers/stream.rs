@@ -14,6 +14,16 @@ pub(super) struct StreamReader {
     user: String,
     key: Vec<u8>,
     after: Vec<u8>,
+    /// The last entry when the reading began; what is added later is not read.
+    last: Option<Id>,
+}
+
+/// Id of an entry: milliseconds and sequence number.
+type Id = (u64, u64);
+
+fn parse(id: &[u8]) -> Option<Id> {
+    let (ms, seq) = std::str::from_utf8(id).ok()?.split_once('-')?;
+    Some((ms.parse().ok()?, seq.parse().ok()?))
 }
 
 impl StreamReader {
@@ -24,6 +34,7 @@ impl StreamReader {
             user,
             key,
             after,
+            last: None,
         }
     }
 }
@@ -31,10 +42,21 @@ impl StreamReader {
 impl Reader for StreamReader {
     fn read(&mut self) -> Result<Option<Chunk>, RecordError> {
         let command = Command::of(&[b"XREAD", b"COUNT", PAGE, b"STREAMS", &self.key, &self.after]);
-        let reply = self
-            .lock
-            .with(|server| server.call(&self.user, &command))
-            .map_err(RecordError::new)?;
+        let newest = Command::of(&[b"XREVRANGE", &self.key, b"+", b"-", b"COUNT", b"1"]);
+        let (first, user) = (self.last.is_none(), &self.user);
+        let (newest, reply) = self.lock.with(|server| {
+            let newest = first.then(|| server.call(user, &newest));
+            (newest, server.call(user, &command))
+        });
+        let reply = reply.map_err(RecordError::new)?;
+        if let Some(Ok(Reply::Array(newest))) = newest {
+            let id = newest
+                .into_iter()
+                .next()
+                .and_then(split)
+                .and_then(|(id, _)| parse(&id));
+            self.last = id;
+        }
         let Some(entries) = entries(reply) else {
             return Ok(None);
         };
@@ -43,6 +65,9 @@ impl Reader for StreamReader {
             let Some((id, fields)) = split(entry) else {
                 continue;
             };
+            if parse(&id) > self.last {
+                break;
+            }
             let mark = chunk.begin_entry(&self.key, &id, fields.len() / 2);
             for pair in fields.chunks_exact(2) {
                 if let [Reply::Bytes(field), Reply::Bytes(value)] = pair {
