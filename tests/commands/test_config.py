@@ -193,6 +193,7 @@ def test_load_arguments(new_env):
         ["ExecutionThreads", "0"],
         ["ExecutionMaxIdleTime", "0"],
         ["SendMsgRetries", "-1"],
+        ["ExecutionThreads", "1025"],
         ["colour"],
         ["MaxExecutions", "5", "colour"],
         ["PythonAttemptTraceback", "yes"],
