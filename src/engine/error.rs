@@ -36,7 +36,4 @@ pub enum Error {
     /// The pool no longer takes work: the server is going down.
     #[error("the execution pool is shut down")]
     PoolClosed,
-    /// A value that makes no sense where it was given.
-    #[error("{0}")]
-    Invalid(String),
 }
