@@ -7,17 +7,12 @@ use thiserror::Error;
 pub struct RecordError {
     /// The message that the user sees in the second array of the reply.
     pub text: String,
-    /// Whether the execution was asked to stop and this error is the answer.
-    pub stopped: bool,
 }
 
 impl RecordError {
     /// An error of a record with this text.
     pub fn new(text: impl Into<String>) -> Self {
-        Self {
-            text: text.into(),
-            stopped: false,
-        }
+        Self { text: text.into() }
     }
 }
 

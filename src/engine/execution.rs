@@ -289,10 +289,8 @@ impl<L: Language> Execution<L> {
 
     fn turn(&self, work: &mut Work<L>) -> Turn {
         if self.abort.load(Ordering::Relaxed) && work.pipeline.wants_more() {
-            work.pipeline.fail(RecordError {
-                text: "gears.forcestopped: the execution was aborted".into(),
-                stopped: true,
-            });
+            let text = "gears.forcestopped: the execution was aborted";
+            work.pipeline.fail(RecordError::new(text));
         }
         if !work.pipeline.wants_more() {
             self.end_input(work);

@@ -75,7 +75,6 @@ pub(super) struct Pipeline<L: Language> {
     pub(super) errors: Vec<String>,
     errors_size: usize,
     max_size: usize,
-    pub(super) stopped: bool,
 }
 
 impl<L: Language> Pipeline<L> {
@@ -91,7 +90,6 @@ impl<L: Language> Pipeline<L> {
             errors: Vec::new(),
             errors_size: 0,
             max_size: limits.result_bytes.load(Ordering::Relaxed),
-            stopped: false,
         }
     }
 
@@ -103,7 +101,6 @@ impl<L: Language> Pipeline<L> {
     /// An error record, which goes straight to the end and stops the reader.
     pub(super) fn fail(&mut self, error: RecordError) {
         self.failed = true;
-        self.stopped |= error.stopped;
         if self.size() > self.max_size {
             // The error that says so was the last one.
             return;

@@ -1,9 +1,11 @@
 //! Plans at work, through the traits.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use super::testing::{Numbers, Toy, Value, bench, blind, counts, counts_by_key, f, keys, wait};
+use super::testing::{
+    Bench, Numbers, Toy, Value, bench, blind, counts, counts_by_key, f, keys, wait,
+};
 use super::*;
 
 fn numbers(n: usize) -> Numbers {
@@ -18,6 +20,14 @@ fn number(value: &Value) -> i64 {
         Value::Number(number) => *number,
         other => panic!("not a number: {other:?}"),
     }
+}
+
+/// Over a reader that waits until its gate is opened.
+fn closed(n: usize) -> (Bench, Arc<AtomicBool>) {
+    let numbers = numbers(n);
+    let gate = numbers.gate.clone();
+    gate.store(false, Ordering::SeqCst);
+    (bench(numbers), gate)
 }
 
 fn texts(numbers: &[i64]) -> Vec<String> {
@@ -220,13 +230,7 @@ fn a_failing_reader_leaves_its_error_and_what_came_before() {
 
 #[test]
 fn a_waiting_execution_holds_no_worker() {
-    let numbers = Numbers {
-        n: 5,
-        ..Numbers::default()
-    };
-    let gate = numbers.gate.clone();
-    gate.store(false, Ordering::SeqCst);
-    let bench = bench(numbers);
+    let (bench, gate) = closed(5);
     // The one worker is free although the first execution waits for its reader.
     let waits = bench.start(vec![], keys());
     let (results, _) = bench.run(vec![], Source::Generator([Ok(Value::Number(7))].into()));
@@ -255,13 +259,7 @@ fn a_reader_does_not_run_away_from_its_execution() {
 
 #[test]
 fn a_queued_execution_is_aborted_and_a_running_one_ends_with_an_error() {
-    let numbers = Numbers {
-        n: 5,
-        ..Numbers::default()
-    };
-    let gate = numbers.gate.clone();
-    gate.store(false, Ordering::SeqCst);
-    let bench = bench(numbers);
+    let (bench, gate) = closed(5);
     let queued = bench.registry.create(bench.plan(vec![]), keys());
     assert_eq!(queued.abort(), Abort::Ended);
     assert_eq!(queued.snapshot().status, Status::Aborted);
@@ -337,13 +335,7 @@ fn results_are_bounded_by_bytes() {
 
 #[test]
 fn what_has_not_ended_is_not_dropped() {
-    let numbers = Numbers {
-        n: 5,
-        ..Numbers::default()
-    };
-    let gate = numbers.gate.clone();
-    gate.store(false, Ordering::SeqCst);
-    let bench = bench(numbers);
+    let (bench, gate) = closed(5);
     let execution = bench.start(vec![], keys());
     let id = execution.id.to_string();
     assert_eq!(

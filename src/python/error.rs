@@ -57,9 +57,8 @@ pub(super) fn error_text(py: Python<'_>, error: &PyErr) -> String {
 
 /// An exception as the error of a record.
 pub(super) fn record_error(py: Python<'_>, error: PyErr) -> RecordError {
-    let stopped = error.is_instance_of::<ForceStopped>(py);
     let text = error_text(py, &error);
     // A traceback holds the frames, the frames hold the records: let go of them now.
     drop(error);
-    RecordError { text, stopped }
+    RecordError::new(text)
 }
