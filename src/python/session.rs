@@ -94,7 +94,9 @@ impl Drop for Section<'_> {
         }
         link::stop_tracing(self.py);
         self.context.leave();
-        if !self.was_atomic && world().host.leave_atomic() {
+        let left_open = !self.was_atomic && world().host.in_atomic();
+        // Giving the lock back may take a rest.
+        if left_open && self.py.detach(|| world().host.leave_atomic()) {
             let message = format!(
                 "an atomic block was left open by code of session {} and has been closed",
                 self.session

@@ -92,3 +92,17 @@ def test_readers_see_what_their_user_may_read(env):
             assert run("GB('KeysOnlyReader').count().run()") == [[b"3"], []]
     finally:
         env.client.acl_deluser("reader")
+
+
+def test_a_stream_needs_the_right_to_xread_and_no_other(env):
+    env.client.xadd("stream", {"f": "v"})
+    env.client.acl_setuser(
+        "reader", enabled=True, nopass=True, keys=["*"], commands=["+rg.pyexecute", "+xread"]
+    )
+    try:
+        with env.server.wire() as wire:
+            assert wire.call("AUTH", "reader", "x") == "OK"
+            script = "GB('StreamReader').count().run('stream')"
+            assert wire.call("RG.PYEXECUTE", script) == [[b"1"], []]
+    finally:
+        env.client.acl_deluser("reader")

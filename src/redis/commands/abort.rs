@@ -26,6 +26,10 @@ pub(super) fn abort_execution(module: &'static Module, ctx: Ctx<'_>, args: &Args
     if asked == Abort::Ended {
         return ctx.status(b"OK");
     }
+    if !ctx.may_block() {
+        // It began to run just now: it was asked to stop, but nobody can wait for it here.
+        return ctx.error(WOULD_BLOCK);
+    }
     let client = ctx.block();
     execution.when_done(Box::new(move |_| client.reply(|ctx| ctx.status(b"OK"))));
     if asked == Abort::Running {

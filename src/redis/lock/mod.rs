@@ -418,7 +418,7 @@ impl Lock {
 
     /// The main thread is about to wait for clients, with the lock held: it lends it.
     pub(super) fn before_sleep(&self) {
-        let Ok(mut loans) = self.loans.try_lock() else {
+        let Some(mut loans) = self.loans() else {
             return;
         };
         let now = Instant::now();

@@ -7,7 +7,7 @@ use std::ptr::{self, NonNull};
 use redis_module::raw as api;
 
 use super::server::User;
-use super::{OK, RedisModuleCtx, RedisModuleString, Server, bytes};
+use super::{OK, RedisModuleCtx, RedisModuleString, Server, bytes, string};
 use crate::engine::{Chunk, KeyType};
 
 /// A walk over all keys, in steps.
@@ -119,12 +119,7 @@ pub(in crate::redis) fn with_key<R>(
     // SAFETY: the lock is held; name and key are released after `read`.
     unsafe {
         let null = ptr::null_mut();
-        let string = call!(
-            RedisModule_CreateString,
-            null,
-            name.as_ptr().cast(),
-            name.len()
-        );
+        let string = string(name);
         let out = user.may_read(string).then(|| {
             let mode = api::REDISMODULE_READ as c_int;
             let raw = call!(RedisModule_OpenKey, server.raw(), string, mode);

@@ -73,6 +73,13 @@ unsafe fn bytes<'a>(string: *const RedisModuleString) -> &'a [u8] {
     }
 }
 
+/// A new string of the server, which the caller frees.
+fn string(text: &[u8]) -> *mut RedisModuleString {
+    let (start, len) = (text.as_ptr().cast(), text.len());
+    // SAFETY: the server copies the text.
+    unsafe { call!(RedisModule_CreateString, std::ptr::null_mut(), start, len) }
+}
+
 fn c_string(text: &str) -> CString {
     let clean: Vec<u8> = text.bytes().filter(|&byte| byte != 0).collect();
     CString::new(clean).unwrap_or_default()

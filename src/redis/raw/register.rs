@@ -168,15 +168,11 @@ pub(in crate::redis) fn register_info(
     unsafe { call!(RedisModule_RegisterInfoFunc, ctx, Some(callback)) == OK }
 }
 
-/// Has the server call us before and after it waits for clients; whether it can.
-pub(in crate::redis) fn subscribe_to_event_loop(
-    ctx: *mut RedisModuleCtx,
-    callback: unsafe extern "C" fn(*mut RedisModuleCtx, api::RedisModuleEvent, u64, *mut c_void),
-) -> bool {
-    let event = api::RedisModuleEvent {
-        id: api::REDISMODULE_EVENT_EVENTLOOP,
-        dataver: 1,
-    };
+/// A callback for an event.
+type EventCallback = unsafe extern "C" fn(*mut RedisModuleCtx, Event, u64, *mut c_void);
+
+fn subscribe(ctx: *mut RedisModuleCtx, id: u64, callback: EventCallback) -> bool {
+    let event = Event { id, dataver: 1 };
     // SAFETY: the context is that of the load; unknown events are refused.
     unsafe {
         api::RedisModule_SubscribeToServerEvent
@@ -184,22 +180,26 @@ pub(in crate::redis) fn subscribe_to_event_loop(
     }
 }
 
+/// Has the server call us before and after it waits for clients; whether it can.
+pub(in crate::redis) fn subscribe_to_event_loop(
+    ctx: *mut RedisModuleCtx,
+    callback: EventCallback,
+) -> bool {
+    subscribe(ctx, api::REDISMODULE_EVENT_EVENTLOOP, callback)
+}
+
 pub(in crate::redis) use api::RedisModuleEvent as Event;
 
 /// Has the server call us when it begins or ceases to follow another one.
 pub(in crate::redis) fn subscribe_to_role(
     ctx: *mut RedisModuleCtx,
-    callback: unsafe extern "C" fn(*mut RedisModuleCtx, api::RedisModuleEvent, u64, *mut c_void),
+    callback: EventCallback,
 ) -> bool {
-    let event = api::RedisModuleEvent {
-        id: api::REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED,
-        dataver: 1,
-    };
-    // SAFETY: the context is that of the load; unknown events are refused.
-    unsafe {
-        api::RedisModule_SubscribeToServerEvent
-            .is_some_and(|subscribe| subscribe(ctx, event, Some(callback)) == OK)
-    }
+    subscribe(
+        ctx,
+        api::REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED,
+        callback,
+    )
 }
 
 /// The role event: it follows now.

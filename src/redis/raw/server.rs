@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use redis_module::raw as api;
 
-use super::{OK, RedisModuleCtx, RedisModuleString, c_string};
+use super::{OK, RedisModuleCtx, RedisModuleString, c_string, string};
 use crate::engine::{self, LogLevel, Reply};
 
 /// A context that lives as long as the module, for work outside of commands.
@@ -88,6 +88,11 @@ impl Server {
         self.call_bound(format, command)
     }
 
+    /// Runs a command that only reads, with all rights. The server lock is held.
+    pub(in crate::redis) fn read(self, command: &engine::Command) -> Result<Reply, String> {
+        self.call_bound(c"v", command)
+    }
+
     /// Whether commands that may write must wait: clients are paused, or a failover or shutdown is
     /// under way. The server lock is held.
     pub(in crate::redis) fn is_paused(self) -> bool {
@@ -119,18 +124,7 @@ impl Server {
         }
         // SAFETY: the lock is held (see above); strings and reply are freed before the end.
         unsafe {
-            let strings: Vec<_> = command
-                .words()
-                .skip(1)
-                .map(|arg| {
-                    call!(
-                        RedisModule_CreateString,
-                        ptr::null_mut(),
-                        arg.as_ptr().cast(),
-                        arg.len()
-                    )
-                })
-                .collect();
+            let strings: Vec<_> = command.words().skip(1).map(string).collect();
             set_errno(0);
             let reply = (api::RedisModule_Call.expect("every server has RedisModule_Call"))(
                 self.raw(),
@@ -172,12 +166,7 @@ fn user_name(name: &str) -> *mut RedisModuleString {
             // SAFETY: the new string is ours; the one before was only ever used on this thread.
             unsafe {
                 let null = ptr::null_mut();
-                let string = call!(
-                    RedisModule_CreateString,
-                    null,
-                    name.as_ptr().cast(),
-                    name.len()
-                );
+                let string = string(name.as_bytes());
                 if let Some((_, before)) = cached.replace((name.to_owned(), string)) {
                     call!(RedisModule_FreeString, null, before);
                 }
@@ -259,7 +248,7 @@ impl User {
         // SAFETY: the string is ours and freed.
         unsafe {
             let null = ptr::null_mut();
-            let empty = call!(RedisModule_CreateString, null, c"".as_ptr(), 0);
+            let empty = string(b"");
             let may = self.may_read(empty);
             call!(RedisModule_FreeString, null, empty);
             may

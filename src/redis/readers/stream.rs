@@ -45,7 +45,8 @@ impl Reader for StreamReader {
         let newest = Command::of(&[b"XREVRANGE", &self.key, b"+", b"-", b"COUNT", b"1"]);
         let (first, user) = (self.last.is_none(), &self.user);
         let (newest, reply) = self.lock.with(|server| {
-            let newest = first.then(|| server.call(user, &newest));
+            // Whether the user may read the stream is for XREAD to say.
+            let newest = first.then(|| server.read(&newest));
             (newest, server.call(user, &command))
         });
         let reply = reply.map_err(RecordError::new)?;
