@@ -62,6 +62,12 @@ def new_env(tmp_path):
     assert set(codes) <= {0}
 
 
+@pytest.fixture
+def durable(new_env):
+    """A server for this test alone that has every write on disk before it answers."""
+    return new_env(options=["--appendonly", "yes", "--appendfsync", "always"])
+
+
 def what_matters(log):
     """The end of a log; of a crash its beginning, since long tables follow it."""
     lines = log.splitlines()

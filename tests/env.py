@@ -1,5 +1,6 @@
 """What a test holds: a server, clients, and short words for what tests do all the time."""
 
+import ast
 import textwrap
 
 from server import wait_until
@@ -14,13 +15,38 @@ DEFAULTS = {
     "PythonAttemptTraceback": 1,
     "PythonInstallReqMaxIdleTime": 30000,
     "MaxResultsMemory": 1 << 30,
+    "SyncTimeLimit": 0,
+    "ReplyVersion": "1.2.13",
+    "StreamSharedGroup": 0,
 }
+HOLD = """
+import time
+def hold():
+    execute('set', 'held', 1)
+    while execute('get', 'go') is None:
+        time.sleep(0.005)
+"""
+"""A script's `hold()` says that it is there, by key `held`, and waits for key `go`."""
+
 FINISHED = ("done", "aborted")
 
 
 def pairs(flat):
     """[name, value, name, value] as a dict."""
     return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def number(identifier):
+    """The counter in an id."""
+    return int(identifier.rpartition("-")[2])
+
+
+def registration(entry):
+    """An entry of RG.DUMPREGISTRATIONS as dicts; PD stays the text that it is."""
+    entry = pairs(entry)
+    data = entry["RegistrationData"] = pairs(entry["RegistrationData"])
+    data["args"] = pairs(data["args"])
+    return entry
 
 
 class Env:
@@ -37,6 +63,7 @@ class Env:
         self.binary.close()
         if self._wire:
             self._wire.close()
+            self._wire = None
 
     def call(self, *words):
         """The reply as it came: Simple, Error, bytes, int, None or a list of those."""
@@ -118,6 +145,132 @@ class Env:
     def drop(self, identifier):
         return self.client.execute_command("RG.DROPEXECUTION", identifier)
 
+    def register(self, script, *words):
+        """Run a script that registers, with success."""
+        reply = self.execute(script, *words)
+        assert reply == "OK", reply
+
+    def registrations(self):
+        """The list of the server, oldest id first."""
+        entries = map(registration, self.client.execute_command("RG.DUMPREGISTRATIONS"))
+        return sorted(entries, key=lambda entry: number(entry["id"]))
+
+    def registration(self, identifier=None):
+        """The only registration, or the one of that id."""
+        entries = self.registrations()
+        if identifier is not None:
+            entries = [entry for entry in entries if entry["id"] == identifier]
+        assert len(entries) == 1, entries
+        return entries[0]
+
+    def identifier(self):
+        """The id of the only registration."""
+        return self.registration()["id"]
+
+    def data(self, identifier=None):
+        """`RegistrationData` of the only registration, or of the one of that id."""
+        return self.registration(identifier)["RegistrationData"]
+
+    def session(self, identifier=None):
+        """`PD` of a registration, which is a Python literal."""
+        return ast.literal_eval(self.registration(identifier)["PD"])
+
+    def wait_data(self, identifier=None, **expected):
+        """Wait until these fields of a registration have these values."""
+
+        def so():
+            data = self.data(identifier)
+            return all(data[name] == value for name, value in expected.items())
+
+        wait_until(so, what=f"a registration with {expected}")
+
+    def settled(self, identifier=None):
+        """The data of a registration of which nothing runs: its counters add up."""
+
+        def so():
+            data = self.data(identifier)
+            ended = data["numSuccess"] + data["numFailures"] + data["numAborted"]
+            return data if data["numTriggered"] == ended else None
+
+        return wait_until(so, what="the end of all triggered executions")
+
+    def add(self, stream, count=1):
+        """Append entries {f: v}; the id of the last one."""
+        return [self.client.xadd(stream, {"f": "v"}) for _ in range(count)][-1]
+
+    def trigger(self, name, *args):
+        return self.client.execute_command("RG.TRIGGER", name, *args)
+
+    def unregister(self, identifier, *words):
+        reply = self.client.execute_command("RG.UNREGISTER", identifier, *words)
+        assert reply == "OK", reply
+
+    def pause(self, *identifiers):
+        assert self.client.execute_command("RG.PAUSEREGISTRATIONS", *identifiers) == "OK"
+
+    def unpause(self, *identifiers):
+        assert self.client.execute_command("RG.UNPAUSEREGISTRATIONS", *identifiers) == "OK"
+
+    def log_list(self, key="log"):
+        """The list at `key`, where functions of tests write what they see."""
+        return self.client.lrange(key, 0, -1)
+
+    def wait_log(self, expected, key="log"):
+        """Wait until that list has as many elements as `expected`; they must be those."""
+        wait_until(lambda: self.client.llen(key) >= len(expected), what=f"{expected} in {key}")
+        assert self.log_list(key) == expected
+
+    def reload(self):
+        """Save, empty, and load the data set within the running server."""
+        assert self.client.execute_command("DEBUG", "RELOAD") in (True, "OK", b"OK")
+
+    def restart(self):
+        """Stop in peace and start from what is on disk."""
+        self.close()
+        self.server.restart()
+
+    def save_and_restart(self):
+        self.client.save()
+        self.restart()
+
+    def crash(self):
+        """SIGKILL, and start from what is on disk."""
+        self.close()
+        self.server.kill()
+        self.server.start()
+
+    def lives(self):
+        """Three rounds: as it is, after DEBUG RELOAD, and after a restart from the AOF."""
+        yield
+        self.reload()
+        yield
+        self.restart()
+        yield
+
+    def follow(self, master):
+        """Become a replica of that server; return when in sync."""
+        self.client.replicaof("127.0.0.1", str(master.server.port))
+        self.wait_synced(master)
+
+    def wait_synced(self, master):
+        """Wait until this replica has all that its master sent."""
+
+        def so():
+            info = self.client.info("replication")
+            link = info.get("master_link_status") == "up"
+            sent = master.client.info("replication")["master_repl_offset"]
+            return link and info["slave_repl_offset"] >= sent
+
+        wait_until(so, what="a replica in sync")
+
+    def promote(self):
+        self.client.replicaof("NO", "ONE")
+
+    def aof_is_written(self):
+        """Whether no rewrite of the append-only file runs or waits."""
+        info = self.client.info("persistence")
+        return not info["aof_rewrite_in_progress"] and not info["aof_rewrite_scheduled"]
+
     def config(self, name, value):
         reply = self.client.execute_command("RG.CONFIGSET", name, value)
         assert len(reply) == 1 and str(reply[0]).startswith("OK"), reply
@@ -128,9 +281,16 @@ class Env:
             self.call("RG.DROPEXECUTION" if done else "RG.ABORTEXECUTION", identifier)
         return self.executions() == {}
 
+    def _unregister_all(self):
+        for entry in self.registrations():
+            self.call("RG.UNREGISTER", entry["id"], "ABORTPENDING")
+        return self.registrations() == []
+
     def reset(self):
-        """As after start: no keys, no executions, settings of DEFAULTS."""
+        """As after start: no registrations, executions or keys, settings of DEFAULTS."""
         assert self.server.running(), "the server died"
+        self.client.execute_command("RG.CONFIGSET", "ReplyVersion", DEFAULTS["ReplyVersion"])
+        wait_until(self._unregister_all, what="the end of all registrations")
         wait_until(self._drop_all, what="the end of all executions")
         self.client.flushall()
         current = self.client.execute_command("RG.CONFIGGET", *DEFAULTS)

@@ -310,7 +310,15 @@ class GearsBuilder:
         return GearsFuture()
 
     def register(self, prefix="*", convertToStr=True, collect=True, **kargs):
-        """Registers the function to run when something happens."""
+        """Registers the function to run when something happens. Returns the id of the registration.
+
+        prefix: a key or stream, or with a ``*`` at its end all that begin so. Further arguments by
+        reader: see docs/registrations.md.
+        """
+        if convertToStr:
+            self.gearsCtx.map(_to_str)
+        if collect:
+            self.gearsCtx.collect()
         return self.gearsCtx.register(prefix, **kargs)
 
 

@@ -7,7 +7,9 @@
 //! record  = length(u64 of what follows) body
 //! name    = bytes                                        KeysOnlyReader
 //! key     = bytes has_body(u8) [type(u8) value]          KeysReader
+//! event   = bytes key                                    KeysReader, registered
 //! entry   = key(bytes) id(bytes) pairs                   StreamReader
+//! words   = items                                        CommandReader
 //! value   = 0 | 1 bytes | 2 items | 3 pairs | 4 items | 5 pairs | 6 count(u64) {id(bytes) pairs}
 //! items   = count(u64) bytes*      pairs = count(u64) {bytes bytes}*      bytes = length(u64) ...
 //! ```
@@ -54,6 +56,25 @@ impl Chunk {
     /// For keys with their values.
     pub fn keys() -> Self {
         Self::new(Kind::Keys)
+    }
+
+    /// For keys that events named: [`Chunk::begin_event`].
+    pub fn events() -> Self {
+        Self::new(Kind::Events)
+    }
+
+    /// One record, the words of a command.
+    pub fn words<'a>(words: impl ExactSizeIterator<Item = &'a [u8]>) -> Self {
+        let mut chunk = Self::new(Kind::Words);
+        let mark = chunk.mark();
+        chunk
+            .bytes
+            .extend_from_slice(&(words.len() as u64).to_le_bytes());
+        for word in words {
+            chunk.bytes(word);
+        }
+        chunk.end_record(mark);
+        chunk
     }
 
     /// For entries of a stream.
@@ -114,12 +135,24 @@ impl Chunk {
     /// Begins a key. Its value, if any, is written next, then [`Chunk::end_record`].
     pub fn begin_key(&mut self, name: &[u8], body: Option<KeyType>) -> Mark {
         let mark = self.mark();
+        self.key(name, body);
+        mark
+    }
+
+    /// The same with what happened to it.
+    pub fn begin_event(&mut self, event: &[u8], name: &[u8], body: Option<KeyType>) -> Mark {
+        let mark = self.mark();
+        self.bytes(event);
+        self.key(name, body);
+        mark
+    }
+
+    fn key(&mut self, name: &[u8], body: Option<KeyType>) {
         self.bytes(name);
         match body {
             None => self.bytes.push(0),
             Some(kind) => self.bytes.extend_from_slice(&[1, kind as u8]),
         }
-        mark
     }
 
     /// Begins an entry of a stream; [`Chunk::pair`]s follow.
@@ -233,6 +266,7 @@ mod tests {
 
         let mut records = chunk.records();
         let Some(Native::Key {
+            event: None,
             key: b"h",
             body: Some(body),
         }) = records.next()
@@ -245,6 +279,7 @@ mod tests {
         let want: Vec<(&[u8], &[u8])> = vec![(b"f", b"v\0w"), (b"", b"")];
         assert_eq!(pairs.collect::<Vec<_>>(), want);
         let Some(Native::Key {
+            event: None,
             key: b"st",
             body: Some(body),
         }) = records.next()
@@ -259,12 +294,35 @@ mod tests {
         assert!(matches!(
             records.next(),
             Some(Native::Key {
+                event: None,
                 key: b"",
                 body: None
             })
         ));
         assert!(records.next().is_none());
         assert_eq!(chunk.len(), 3);
+    }
+
+    #[test]
+    fn events_and_words_come_back() {
+        let mut chunk = Chunk::events();
+        let mark = chunk.begin_event(b"hset", b"k", None);
+        chunk.end_record(mark);
+        assert!(matches!(
+            chunk.records().next(),
+            Some(Native::Key {
+                event: Some(b"hset"),
+                key: b"k",
+                body: None
+            })
+        ));
+        let words: [&[u8]; 2] = [b"name", b"a\0b"];
+        let chunk = Chunk::words(words.into_iter());
+        let Some(Native::Words(items)) = chunk.records().next() else {
+            panic!()
+        };
+        assert_eq!(items.collect::<Vec<_>>(), words);
+        assert_eq!(chunk.len(), 1);
     }
 
     #[test]

@@ -13,11 +13,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::pipeline::Pipeline;
-use super::planner::compile;
 use super::read_ahead::{Fed, Feed};
 use super::{
-    Context, Error, Exchange, ExecutionId, Language, Limits, Need, Next, Plan, Pool, ReadAhead,
-    ReaderSpec, Readers, RecordError, Results, Source, Task,
+    Behalf, Caller, Chunk, Context, Error, Exchange, Id, Language, Limits, Need, Next, Plan, Pool,
+    ReadAhead, Reader, ReaderSpec, Readers, RecordError, Registration, Results, Source, Task,
+    Ticket,
 };
 
 /// Records a generator yields in one attached section.
@@ -68,6 +68,8 @@ pub struct Outcome {
     pub read: Duration,
     /// Time that each operation of the plan took; empty if it was not measured.
     pub steps: Vec<Duration>,
+    /// Whether it was stopped before it ran.
+    pub aborted: bool,
 }
 
 impl Outcome {
@@ -117,14 +119,50 @@ pub struct Machinery {
     pub exchange: Box<dyn Exchange>,
 }
 
+/// What an execution is made of.
+pub struct Launch<L: Language> {
+    /// What it runs.
+    pub plan: Arc<Plan<L>>,
+    /// Where its records come from.
+    pub source: Source<L>,
+    /// The registration that starts it.
+    pub registration: Option<Arc<Registration<L>>>,
+    /// The command that it answers.
+    pub caller: Option<Arc<dyn Caller>>,
+}
+
+impl<L: Language> Launch<L> {
+    /// A run that somebody asked for.
+    pub fn of_plan(plan: Plan<L>, source: Source<L>) -> Self {
+        Self {
+            plan: Arc::new(plan),
+            source,
+            registration: None,
+            caller: None,
+        }
+    }
+
+    /// A run that a registration starts.
+    pub fn of_registration(registration: &Arc<Registration<L>>, source: Source<L>) -> Self {
+        Self {
+            plan: registration.plan.clone(),
+            source,
+            registration: Some(registration.clone()),
+            caller: None,
+        }
+    }
+}
+
 /// One run of a plan. Crosses threads: commands look at it, workers run it, the reader wakes it.
 pub struct Execution<L: Language> {
     /// Its name.
-    pub id: ExecutionId,
+    pub id: Id,
     /// What it runs.
     pub plan: Arc<Plan<L>>,
-    /// Whether a registration started it.
-    pub registered: bool,
+    /// The registration that started it.
+    pub registration: Option<Arc<Registration<L>>>,
+    /// The command that it answers.
+    caller: Option<Arc<dyn Caller>>,
     machinery: Arc<Machinery>,
     schedule: AtomicU8,
     abort: AtomicBool,
@@ -143,7 +181,8 @@ struct Shared<L: Language> {
 struct Work<L: Language> {
     pipeline: Pipeline<L>,
     input: Input<L>,
-    begun: Instant,
+    /// When its first turn began.
+    begun: Option<Instant>,
     read: Duration,
 }
 
@@ -151,6 +190,8 @@ enum Input<L: Language> {
     Closed(ReaderSpec, Need),
     Feed(Arc<Feed>),
     Generator(L::Generator),
+    Records(Chunk),
+    Direct(Box<dyn Reader>),
     Ended,
 }
 
@@ -163,27 +204,29 @@ enum Turn {
 impl<L: Language> Execution<L> {
     /// An execution that has not started.
     pub(super) fn new(
-        id: ExecutionId,
-        plan: Arc<Plan<L>>,
-        source: Source<L>,
+        id: Id,
+        launch: Launch<L>,
         machinery: Arc<Machinery>,
         limits: &Limits,
     ) -> Arc<Self> {
-        let (need, stages) = compile(&plan, &*machinery.exchange);
-        let input = match source {
+        let prepared = launch.plan.prepared(&*machinery.exchange);
+        let input = match launch.source {
             Source::Generator(generator) => Input::Generator(generator),
-            Source::Server(spec) => Input::Closed(spec, need),
+            Source::Server(spec) => Input::Closed(spec, prepared.need),
+            Source::Records(chunk) => Input::Records(chunk),
+            Source::Direct(reader) => Input::Direct(reader),
         };
         let work = Work {
-            pipeline: Pipeline::new(stages, limits),
+            pipeline: Pipeline::new(&prepared.stages, limits),
             input,
-            begun: Instant::now(),
+            begun: None,
             read: Duration::ZERO,
         };
         Arc::new_cyclic(|this| Self {
             id,
-            plan,
-            registered: false,
+            plan: launch.plan,
+            registration: launch.registration,
+            caller: launch.caller,
             machinery,
             schedule: AtomicU8::new(IDLE),
             abort: AtomicBool::new(false),
@@ -240,7 +283,11 @@ impl<L: Language> Execution<L> {
             Status::Created => {
                 // Its work goes when a worker comes to it: values are dropped attached, and this
                 // may be a thread that must not wait for that.
-                Self::finish(shared, Status::Aborted, Outcome::default());
+                let outcome = Outcome {
+                    aborted: true,
+                    ..Outcome::default()
+                };
+                Self::finish(shared, Status::Aborted, outcome);
                 Abort::Ended
             }
             Status::Running => {
@@ -325,7 +372,38 @@ impl<L: Language> Execution<L> {
                 work.input = self.generate(&mut work.pipeline, generator);
                 Turn::More
             }
+            Input::Records(chunk) => {
+                self.feed_all(&mut work.pipeline, &chunk);
+                Turn::End
+            }
+            Input::Direct(mut reader) => {
+                let begin = Instant::now();
+                let read = reader.read();
+                work.read += begin.elapsed();
+                match read {
+                    Ok(Some(chunk)) => {
+                        work.input = Input::Direct(reader);
+                        self.feed(&mut work.pipeline, chunk);
+                    }
+                    Ok(None) => {}
+                    Err(error) => work.pipeline.fail(error),
+                }
+                Turn::More
+            }
             Input::Ended => self.flush(&mut work.pipeline),
+        }
+    }
+
+    /// Feeds the only chunk there is, and flushes.
+    fn feed_all(&self, pipeline: &mut Pipeline<L>, chunk: &Chunk) {
+        if chunk.is_counted() {
+            pipeline.feed_counted(chunk.len() as u64);
+        }
+        if !chunk.is_counted() || !pipeline.is_empty() {
+            self.attach(|s| {
+                pipeline.feed(s, chunk);
+                while pipeline.flush(s) {}
+            });
         }
     }
 
@@ -349,15 +427,20 @@ impl<L: Language> Execution<L> {
                 work.read = feed.spent();
             }
             Input::Generator(generator) => self.attach(|_| drop(generator)),
-            Input::Closed(..) | Input::Ended => {}
+            Input::Closed(..) | Input::Records(_) | Input::Direct(_) | Input::Ended => {}
         }
     }
 
     fn attach<R>(&self, body: impl for<'a> FnOnce(L::Scope<'a>) -> R) -> R {
-        L::attach(&self.plan.context, self.id.number, body)
+        let behalf = Behalf {
+            context: &self.plan.context,
+            ticket: Ticket::Number(self.id.number),
+            caller: self.caller.as_ref(),
+        };
+        L::attach(&behalf, body)
     }
 
-    fn feed(&self, pipeline: &mut Pipeline<L>, chunk: super::Chunk) {
+    fn feed(&self, pipeline: &mut Pipeline<L>, chunk: Chunk) {
         if chunk.is_counted() {
             pipeline.feed_counted(chunk.len() as u64);
         } else {
@@ -371,6 +454,7 @@ impl<L: Language> Execution<L> {
                 if !pipeline.wants_more() || self.abort.load(Ordering::Relaxed) {
                     break;
                 }
+                L::breathe(s);
                 match L::generate(s, &mut generator) {
                     Next::Record(record) => pipeline.feed_object(s, record),
                     Next::Failed(error) => {
@@ -388,8 +472,8 @@ impl<L: Language> Execution<L> {
         if pipeline.is_empty() {
             return Turn::End;
         }
-        let more = self.attach(|s| pipeline.flush(s));
-        if more { Turn::More } else { Turn::End }
+        self.attach(|s| while pipeline.flush(s) {});
+        Turn::End
     }
 
     /// Drops what may hold values of the language while attached.
@@ -403,9 +487,10 @@ impl<L: Language> Execution<L> {
         let outcome = Outcome {
             results: std::mem::take(&mut work.pipeline.results),
             errors: std::mem::take(&mut work.pipeline.errors),
-            total: work.begun.elapsed(),
+            total: work.begun.map(|begun| begun.elapsed()).unwrap_or_default(),
             read: work.read,
             steps: work.pipeline.spent(self.plan.steps.len()),
+            aborted: false,
         };
         // Values first: who waits for the end may look at memory.
         if !work.pipeline.is_empty() {
@@ -425,19 +510,23 @@ impl<L: Language> Execution<L> {
         }
     }
 
-    fn run_turns(&self, work: &mut Work<L>) -> Turn {
+    /// Runs it on this thread for as long as there is something to do, without yielding to others.
+    pub(super) fn run_through(&self) {
+        self.run_for(Duration::MAX);
+    }
+
+    fn run_turns(&self, work: &mut Work<L>, most: Duration) -> Turn {
         let begin = Instant::now();
+        work.begun.get_or_insert(begin);
         loop {
             match self.turn(work) {
-                Turn::More if begin.elapsed() < TURN => {}
+                Turn::More if begin.elapsed() < most => {}
                 turn => return turn,
             }
         }
     }
-}
 
-impl<L: Language> Task for Execution<L> {
-    fn run(self: Arc<Self>) {
+    fn run_for(&self, most: Duration) {
         self.schedule.store(RUNNING, Ordering::Release);
         let work = {
             let mut shared = self.shared();
@@ -453,7 +542,7 @@ impl<L: Language> Task for Execution<L> {
             work
         };
         let Some(mut work) = work else { return };
-        let turn = catch_unwind(AssertUnwindSafe(|| self.run_turns(&mut work)));
+        let turn = catch_unwind(AssertUnwindSafe(|| self.run_turns(&mut work, most)));
         match turn {
             Ok(Turn::End) => return self.end(work),
             Err(_) => {
@@ -474,5 +563,11 @@ impl<L: Language> Task for Execution<L> {
             self.schedule.store(QUEUED, Ordering::Release);
             self.enqueue();
         }
+    }
+}
+
+impl<L: Language> Task for Execution<L> {
+    fn run(self: Arc<Self>) {
+        self.run_for(TURN);
     }
 }

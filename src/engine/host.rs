@@ -1,5 +1,9 @@
 //! The server, as code that runs for a session may use it.
 
+use std::time::Duration;
+
+use super::Results;
+
 /// Importance of a line in the server's log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogLevel {
@@ -96,8 +100,23 @@ pub trait Environment: Send + Sync {
     fn extra_setting(&self, name: &str) -> Option<Vec<u8>>;
     /// Whether errors carry a traceback.
     fn tracebacks(&self) -> bool;
+    /// How long code may run that the server waits for.
+    fn sync_limit(&self) -> Option<Duration>;
     /// A short text that, in braces, hashes to this shard.
     fn hash_tag(&self) -> String;
     /// The id of this shard in its cluster.
     fn shard_id(&self) -> Option<String>;
+}
+
+/// The command of a client that an execution answers.
+pub trait Caller: Send + Sync {
+    /// Whether the answer may come later. Not in a transaction or script.
+    fn may_wait(&self) -> bool;
+    /// The words of the command, where the function reacts to one.
+    fn command(&self) -> Option<&[Vec<u8>]>;
+    /// Replies this instead. The error says why not.
+    fn override_reply(&self, reply: Results) -> Result<(), String>;
+    /// Runs the next function on the same command, or the command itself, with these arguments as
+    /// `user`.
+    fn call_next(&self, user: &str, arguments: &Command) -> Result<Reply, String>;
 }

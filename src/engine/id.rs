@@ -31,17 +31,17 @@ impl fmt::Debug for ShardId {
     }
 }
 
-/// Names one execution on all shards.
+/// Names one execution, or one registration, on all shards.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct ExecutionId {
-    /// The shard that was asked.
+pub struct Id {
+    /// The shard that made it.
     pub shard: ShardId,
-    /// Counts the executions of that shard, from 0.
+    /// Counts those of that shard, from 0.
     pub number: u64,
 }
 
-impl ExecutionId {
-    /// Reads an id. `None` for anything that cannot name an execution; what follows the number is
+impl Id {
+    /// Reads an id. `None` for anything that cannot be one; what follows the number is
     /// ignored, as RedisGears 1.x does.
     pub fn parse(text: &[u8]) -> Option<Self> {
         let (shard, rest) = text.split_at_checked(SHARD_LEN)?;
@@ -59,7 +59,7 @@ impl ExecutionId {
     }
 }
 
-impl fmt::Display for ExecutionId {
+impl fmt::Display for Id {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{}", self.shard, self.number)
     }
@@ -71,18 +71,18 @@ mod tests {
 
     #[test]
     fn an_id_reads_what_it_writes() {
-        let id = ExecutionId {
+        let id = Id {
             shard: ShardId::ALONE,
             number: 17,
         };
         assert_eq!(id.to_string(), format!("{}-17", "0".repeat(40)));
-        assert_eq!(ExecutionId::parse(id.to_string().as_bytes()), Some(id));
+        assert_eq!(Id::parse(id.to_string().as_bytes()), Some(id));
     }
 
     #[test]
     fn what_follows_the_number_is_ignored_and_the_rest_is_not_an_id() {
         let zeros = "0".repeat(40);
-        let parse = |text: String| ExecutionId::parse(text.as_bytes()).map(|id| id.number);
+        let parse = |text: String| Id::parse(text.as_bytes()).map(|id| id.number);
         assert_eq!(parse(format!("{zeros}-7abc")), Some(7));
         for bad in [
             String::new(),

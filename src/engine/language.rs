@@ -3,7 +3,9 @@
 //! The engine is generic over it instead of using trait objects: a record is handed from step to
 //! step a million times a second, and a boxed value per record would cost more than the steps.
 
-use super::{Native, RecordError, Results};
+use std::sync::Arc;
+
+use super::{Caller, Native, RecordError, Results};
 
 /// What the engine may know of a callback besides calling it. Results are the same without.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -53,6 +55,25 @@ pub enum Next<O> {
     End,
 }
 
+/// On whose behalf an attached section runs.
+pub struct Behalf<'a, C> {
+    /// For whom.
+    pub context: &'a Arc<C>,
+    /// Names the section for [`Context::interrupt`].
+    pub ticket: Ticket,
+    /// Whose command it answers.
+    pub caller: Option<&'a Arc<dyn Caller>>,
+}
+
+/// How a section can be interrupted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ticket {
+    /// By this number.
+    Number(u64),
+    /// While the server waits for it, and only when it takes too long.
+    Watched,
+}
+
 /// The types of a language, and how to enter it.
 pub trait Language: Calls + Groups {
     /// Whom code runs for.
@@ -60,11 +81,10 @@ pub trait Language: Calls + Groups {
     /// A reader that is written in the language.
     type Generator: Send + 'static;
 
-    /// Runs `body` attached to the interpreter, on behalf of `context`. `ticket` names the section
-    /// for [`Context::interrupt`]. Never waits for the server lock.
+    /// Runs `body` attached to the interpreter, on somebody's behalf. Never waits for the server
+    /// lock.
     fn attach<R>(
-        context: &Self::Context,
-        ticket: u64,
+        behalf: &Behalf<'_, Self::Context>,
         body: impl for<'a> FnOnce(Self::Scope<'a>) -> R,
     ) -> R;
 
@@ -77,8 +97,10 @@ pub trait Values: Sized + Send + Sync + 'static {
     /// Proof of being attached.
     type Scope<'a>: Copy;
     /// A value.
-    type Object: Send + 'static;
+    type Object: Send + Sync + 'static;
 
+    /// Called between records: lets a thread go first for which the server waits.
+    fn breathe(s: Self::Scope<'_>);
     /// A record of the server as a value.
     fn object(s: Self::Scope<'_>, record: &Native<'_>) -> Result<Self::Object, RecordError>;
     /// A number.
@@ -138,7 +160,7 @@ pub trait Calls: Values {
 /// Records and accumulators by key.
 pub trait Groups: Calls {
     /// Keys with their accumulators, or with the list of their records.
-    type Groups: Send + 'static;
+    type Groups: Send + Sync + 'static;
 
     /// No key yet.
     fn groups(s: Self::Scope<'_>) -> Self::Groups;

@@ -12,6 +12,7 @@ mod execution;
 pub mod glob;
 mod host;
 mod id;
+mod lane;
 mod language;
 mod pipeline;
 mod plan;
@@ -20,25 +21,34 @@ mod pool;
 mod read_ahead;
 mod reader;
 mod record;
+mod registration;
 mod registry;
 mod results;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
+pub mod wire;
 
 pub use chunk::{Chunk, Mark};
 pub use error::{Error, RecordError};
 pub use exchange::{Alone, Exchange};
-pub use execution::{Abort, Execution, Listener, Machinery, Outcome, Snapshot, Status};
-pub use host::{Command, Environment, Host, LogLevel, Reply};
-pub use id::{ExecutionId, ShardId};
-pub use language::{Calls, Context, Function, Groups, Hint, Language, Many, Next, Values};
-pub use plan::{Plan, PlanBuilder, Step, StepInfo};
+pub use execution::{Abort, Execution, Launch, Listener, Machinery, Outcome, Snapshot, Status};
+pub use host::{Caller, Command, Environment, Host, LogLevel, Reply};
+pub use id::{Id, ShardId};
+pub use lane::Lane;
+pub use language::{
+    Behalf, Calls, Context, Function, Groups, Hint, Language, Many, Next, Ticket, Values,
+};
+pub use plan::{Plan, PlanBuilder, Step, StepInfo, Steps};
 pub use planner::Need;
 pub use pool::{Pool, Task};
 pub use read_ahead::ReadAhead;
 pub use reader::{KeysRange, Reader, ReaderSpec, Readers, Source};
 pub use record::{Entries, Items, KeyBody, KeyType, Native, Pairs, Value};
+pub use registration::{
+    Change, CommandTrigger, Figures, Joining, KeysTrigger, Mode, OnFailed, Parts, Registrar,
+    Registration, Statistics, StreamTrigger, TimeEvent, Trigger,
+};
 pub use registry::{Limits, Registry};
 pub use results::{Item, MAX_DEPTH, Results, ResultsTooDeep};

@@ -48,6 +48,42 @@ pub(super) struct Placed<L: Language> {
     pub(super) step: usize,
 }
 
+impl<L: Language> Placed<L> {
+    /// The same stage, holding nothing.
+    fn fresh(&self) -> Self {
+        let stage = match &self.stage {
+            Stage::Open => Stage::Open,
+            Stage::Pass => Stage::Pass,
+            Stage::Map(f) => Stage::Map(f.clone()),
+            Stage::Filter(f) => Stage::Filter(f.clone()),
+            Stage::FlatMap(f) => Stage::FlatMap(f.clone()),
+            Stage::ForEach(f) => Stage::ForEach(f.clone()),
+            Stage::Accumulate(f, _) => Stage::Accumulate(f.clone(), None),
+            Stage::Count(_) => Stage::Count(0),
+            Stage::AccumulateByKey { extract, f, .. } => Stage::AccumulateByKey {
+                extract: extract.clone(),
+                f: f.clone(),
+                groups: None,
+            },
+            Stage::Group { extract, f, .. } => Stage::Group {
+                extract: extract.clone(),
+                f: f.clone(),
+                groups: None,
+            },
+            Stage::Key(f) => Stage::Key(f.clone()),
+            Stage::Limit { skip, take, .. } => Stage::Limit {
+                skip: *skip,
+                take: *take,
+                seen: 0,
+            },
+        };
+        Self {
+            stage,
+            step: self.step,
+        }
+    }
+}
+
 /// What a stage makes of a record.
 enum Passed<'a, L: Language> {
     On(Moving<'a, L>),
@@ -78,11 +114,11 @@ pub(super) struct Pipeline<L: Language> {
 }
 
 impl<L: Language> Pipeline<L> {
-    pub(super) fn new(stages: Vec<Placed<L>>, limits: &Limits) -> Self {
+    pub(super) fn new(stages: &[Placed<L>], limits: &Limits) -> Self {
         let measured = limits.profile.load(Ordering::Relaxed);
         Self {
             spent: vec![Duration::ZERO; if measured { stages.len() } else { 0 }],
-            stages,
+            stages: stages.iter().map(Placed::fresh).collect(),
             closed: 0,
             failed: false,
             flushing: 0,
@@ -91,6 +127,21 @@ impl<L: Language> Pipeline<L> {
             errors_size: 0,
             max_size: limits.result_bytes.load(Ordering::Relaxed),
         }
+    }
+
+    /// As new, after all it held was flushed.
+    pub(super) fn reset(&mut self) {
+        for placed in &mut self.stages {
+            if let Stage::Limit { seen, .. } = &mut placed.stage {
+                *seen = 0;
+            }
+        }
+        self.closed = 0;
+        self.failed = false;
+        self.flushing = 0;
+        self.results.clear();
+        self.errors.clear();
+        self.errors_size = 0;
     }
 
     /// Whether the reader may go on.
@@ -153,6 +204,7 @@ impl<L: Language> Pipeline<L> {
             if !self.wants_more() {
                 return;
             }
+            L::breathe(s);
             self.push(s, 0, Moving::Native(&record));
         }
     }

@@ -1,41 +1,45 @@
 //! Plans: a reader and its steps, as data.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use super::Language;
+use serde::{Deserialize, Serialize};
 
-/// One operation of a plan.
-pub enum Step<L: Language> {
+use super::planner::{Prepared, compile};
+use super::{Calls, Exchange, Function, Language};
+
+/// One operation of a plan, over callbacks or what stands for them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Step<F> {
     /// The first step of every plan: a record of the server becomes a value.
     Open,
     /// `map(f)`
-    Map(Arc<L::Function>),
+    Map(F),
     /// `filter(f)`
-    Filter(Arc<L::Function>),
+    Filter(F),
     /// `flatmap(f)`
-    FlatMap(Arc<L::Function>),
+    FlatMap(F),
     /// `foreach(f)`
-    ForEach(Arc<L::Function>),
+    ForEach(F),
     /// `accumulate(f)`
-    Accumulate(Arc<L::Function>),
+    Accumulate(F),
     /// `localgroupby(extract, f)`, and the second half of `groupby`.
     AccumulateByKey {
         /// Names the key of a record.
-        extract: Arc<L::Function>,
+        extract: F,
         /// The reducer.
-        f: Arc<L::Function>,
+        f: F,
         /// Whether records move to the shard of their key first.
         repartition: bool,
     },
     /// `batchgroupby(extract, f)`
     Group {
         /// Names the key of a record.
-        extract: Arc<L::Function>,
+        extract: F,
         /// The reducer.
-        f: Arc<L::Function>,
+        f: F,
     },
     /// `repartition(extract)`
-    Repartition(Arc<L::Function>),
+    Repartition(F),
     /// `collect()`
     Collect,
     /// `limit(take, skip)`
@@ -47,35 +51,36 @@ pub enum Step<L: Language> {
     },
 }
 
-impl<L: Language> Clone for Step<L> {
-    fn clone(&self) -> Self {
-        match self {
-            Self::Open => Self::Open,
-            Self::Map(f) => Self::Map(f.clone()),
-            Self::Filter(f) => Self::Filter(f.clone()),
-            Self::FlatMap(f) => Self::FlatMap(f.clone()),
-            Self::ForEach(f) => Self::ForEach(f.clone()),
-            Self::Accumulate(f) => Self::Accumulate(f.clone()),
+impl<F> Step<F> {
+    /// The same operation over what `change` makes of its callbacks.
+    pub fn try_map<G, E>(&self, mut change: impl FnMut(&F) -> Result<G, E>) -> Result<Step<G>, E> {
+        Ok(match self {
+            Self::Open => Step::Open,
+            Self::Map(f) => Step::Map(change(f)?),
+            Self::Filter(f) => Step::Filter(change(f)?),
+            Self::FlatMap(f) => Step::FlatMap(change(f)?),
+            Self::ForEach(f) => Step::ForEach(change(f)?),
+            Self::Accumulate(f) => Step::Accumulate(change(f)?),
             Self::AccumulateByKey {
                 extract,
                 f,
                 repartition,
-            } => Self::AccumulateByKey {
-                extract: extract.clone(),
-                f: f.clone(),
+            } => Step::AccumulateByKey {
+                extract: change(extract)?,
+                f: change(f)?,
                 repartition: *repartition,
             },
-            Self::Group { extract, f } => Self::Group {
-                extract: extract.clone(),
-                f: f.clone(),
+            Self::Group { extract, f } => Step::Group {
+                extract: change(extract)?,
+                f: change(f)?,
             },
-            Self::Repartition(f) => Self::Repartition(f.clone()),
-            Self::Collect => Self::Collect,
-            Self::Limit { skip, take } => Self::Limit {
+            Self::Repartition(f) => Step::Repartition(change(f)?),
+            Self::Collect => Step::Collect,
+            Self::Limit { skip, take } => Step::Limit {
                 skip: *skip,
                 take: *take,
             },
-        }
+        })
     }
 }
 
@@ -92,14 +97,12 @@ pub struct StepInfo {
     pub timed: Option<usize>,
 }
 
-impl<L: Language> Step<L> {
+impl<F: Function> Step<Arc<F>> {
     /// What a listing shows, in the order of the data. One operation may be several steps there.
     fn describe(&self, step: usize, out: &mut Vec<StepInfo>) {
         let begin = out.len();
-        let mut add = |kind, name, f: Option<&Arc<L::Function>>| {
-            let arg = f
-                .map(|f| super::Function::describe(&**f).to_owned())
-                .unwrap_or_default();
+        let mut add = |kind, name, f: Option<&Arc<F>>| {
+            let arg = f.map(|f| f.describe().to_owned()).unwrap_or_default();
             out.push(StepInfo {
                 kind,
                 name,
@@ -162,6 +165,9 @@ impl<L: Language> Step<L> {
     }
 }
 
+/// The steps of a plan in a language.
+pub type Steps<L> = Vec<Step<Arc<<L as Calls>::Function>>>;
+
 /// A reader and its steps. Immutable; shared by all executions that run it.
 pub struct Plan<L: Language> {
     /// Name of the reader, as the user gave it.
@@ -169,12 +175,34 @@ pub struct Plan<L: Language> {
     /// What the user says of it.
     pub description: Option<String>,
     /// The operations in the order of the data.
-    pub steps: Vec<Step<L>>,
+    pub steps: Steps<L>,
     /// Whom its code runs for.
     pub context: Arc<L::Context>,
+    prepared: OnceLock<Prepared<L>>,
 }
 
 impl<L: Language> Plan<L> {
+    /// A plan of these steps, to run for `context`.
+    pub fn new(
+        reader: String,
+        description: Option<String>,
+        steps: Steps<L>,
+        context: Arc<L::Context>,
+    ) -> Self {
+        Self {
+            reader,
+            description,
+            steps,
+            context,
+            prepared: OnceLock::new(),
+        }
+    }
+
+    /// What runs, made once: finding out what the callbacks look at takes a while.
+    pub(super) fn prepared(&self, exchange: &dyn Exchange) -> &Prepared<L> {
+        self.prepared.get_or_init(|| compile(self, exchange))
+    }
+
     /// The steps as a listing shows them, in the order of the data.
     pub fn describe(&self) -> Vec<StepInfo> {
         let mut infos = Vec::new();
@@ -189,7 +217,7 @@ impl<L: Language> Plan<L> {
 pub struct PlanBuilder<L: Language> {
     reader: String,
     description: Option<String>,
-    steps: Vec<Step<L>>,
+    steps: Steps<L>,
 }
 
 impl<L: Language> PlanBuilder<L> {
@@ -203,7 +231,7 @@ impl<L: Language> PlanBuilder<L> {
     }
 
     /// Appends an operation.
-    pub fn push(&mut self, step: Step<L>) {
+    pub fn push(&mut self, step: Step<Arc<L::Function>>) {
         self.steps.push(step);
     }
 
@@ -214,11 +242,11 @@ impl<L: Language> PlanBuilder<L> {
 
     /// The plan as it stands, to run for `context`; the builder can go on.
     pub fn build(&self, context: Arc<L::Context>) -> Plan<L> {
-        Plan {
-            reader: self.reader.clone(),
-            description: self.description.clone(),
-            steps: self.steps.clone(),
+        Plan::new(
+            self.reader.clone(),
+            self.description.clone(),
+            self.steps.clone(),
             context,
-        }
+        )
     }
 }

@@ -18,10 +18,13 @@ pub enum Need {
 }
 
 /// The stages of a plan on this shard, and what its reader must supply.
-pub(super) fn compile<L: Language>(
-    plan: &Plan<L>,
-    exchange: &dyn Exchange,
-) -> (Need, Vec<Placed<L>>) {
+pub(super) struct Prepared<L: Language> {
+    pub(super) need: Need,
+    pub(super) stages: Vec<Placed<L>>,
+}
+
+/// Prepares a plan.
+pub(super) fn compile<L: Language>(plan: &Plan<L>, exchange: &dyn Exchange) -> Prepared<L> {
     let mut stages = Vec::new();
     for (step, operation) in plan.steps.iter().enumerate() {
         let stage = match operation {
@@ -58,7 +61,10 @@ pub(super) fn compile<L: Language>(
         stages.push(Placed { stage, step });
     }
     late_open(&mut stages);
-    (need(&stages), stages)
+    Prepared {
+        need: need(&stages),
+        stages,
+    }
 }
 
 /// Makes values only of records that get past the limits and are looked at.

@@ -55,4 +55,8 @@ pub enum Source<L: Language> {
     Server(ReaderSpec),
     /// A generator.
     Generator(L::Generator),
+    /// These records.
+    Records(Chunk),
+    /// A reader that the worker itself asks: it has little to read, and never keeps it waiting.
+    Direct(Box<dyn Reader>),
 }

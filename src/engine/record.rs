@@ -38,6 +38,11 @@ impl KeyType {
         Self::Unknown,
     ];
 
+    /// The type that a word names.
+    pub fn of_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
     /// The word in `record['type']`.
     pub fn name(self) -> &'static str {
         match self {
@@ -60,7 +65,9 @@ pub(super) enum Kind {
     Counted,
     Names,
     Keys,
+    Events,
     Entries,
+    Words,
 }
 
 pub(super) const TAG_NONE: u8 = 0;
@@ -106,11 +113,15 @@ pub enum Native<'a> {
     Name(&'a [u8]),
     /// A key; without body where values were not asked for.
     Key {
+        /// What happened to it, for one that an event named.
+        event: Option<&'a [u8]>,
         /// Its name.
         key: &'a [u8],
         /// Its type and value.
         body: Option<KeyBody<'a>>,
     },
+    /// The words of a command.
+    Words(Items<'a>),
     /// An entry of a stream.
     Entry {
         /// The stream.
@@ -174,14 +185,19 @@ impl<'a> Iterator for Records<'a> {
         match self.kind {
             Kind::Counted => None,
             Kind::Names => Some(Native::Name(record.bytes()?)),
-            Kind::Keys => {
+            Kind::Keys | Kind::Events => {
+                let event = match self.kind {
+                    Kind::Events => Some(record.bytes()?),
+                    _ => None,
+                };
                 let key = record.bytes()?;
                 let body = match record.byte()? {
                     0 => None,
                     _ => Some(key_body(&mut record)?),
                 };
-                Some(Native::Key { key, body })
+                Some(Native::Key { event, key, body })
             }
+            Kind::Words => Some(Native::Words(items(&mut record)?)),
             Kind::Entries => {
                 let (key, id) = (record.bytes()?, record.bytes()?);
                 Some(Native::Entry {

@@ -1,17 +1,19 @@
 //! All executions of this shard: their ids, how many are kept, and for how many bytes.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::execution::Machinery;
-use super::{Error, Execution, ExecutionId, Language, Outcome, Plan, ShardId, Source};
+use super::{Error, Execution, Id, Lane, Language, Launch, Outcome, Pool, Registration, ShardId};
 
 /// What bounds the executions that are kept. Changed while the server runs.
 #[derive(Debug)]
 pub struct Limits {
     /// Executions that are kept; none or fewer: no bound.
     pub executions: AtomicI64,
+    /// The same of one registration, once they ended.
+    pub of_registration: AtomicI64,
     /// Whether the time that steps take is measured.
     pub profile: AtomicBool,
     /// Bytes that the results of one execution, and all kept ones together, may occupy.
@@ -30,8 +32,8 @@ pub struct Registry<L: Language> {
 struct Kept<L: Language> {
     next: u64,
     all: HashMap<u64, Entry<L>>,
-    /// Those that may be forgotten, oldest first.
-    order: VecDeque<u64>,
+    /// Those that may be forgotten; the oldest have the lowest numbers.
+    order: BTreeSet<u64>,
     bytes: usize,
 }
 
@@ -52,7 +54,7 @@ impl<L: Language> Registry<L> {
             kept: Mutex::new(Kept {
                 next: 0,
                 all: HashMap::new(),
-                order: VecDeque::new(),
+                order: BTreeSet::new(),
                 bytes: 0,
             }),
             this: this.clone(),
@@ -63,30 +65,35 @@ impl<L: Language> Registry<L> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The bounds.
+    pub fn limits(&self) -> &Arc<Limits> {
+        &self.limits
+    }
+
+    /// The pool that executions run on.
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.machinery.pool
+    }
+
     /// Makes an execution, not started yet.
-    pub fn create(&self, plan: Plan<L>, source: Source<L>) -> Arc<Execution<L>> {
+    pub fn create(&self, launch: Launch<L>) -> Arc<Execution<L>> {
         let number = {
             let mut kept = self.kept();
             kept.next += 1;
             kept.next - 1
         };
         // Outside the lock: the planner asks the language about callbacks.
-        let id = ExecutionId {
+        let id = Id {
             shard: self.shard,
             number,
         };
-        let execution = Execution::new(
-            id,
-            Arc::new(plan),
-            source,
-            self.machinery.clone(),
-            &self.limits,
-        );
+        let registration = launch.registration.clone();
+        let execution = Execution::new(id, launch, self.machinery.clone(), &self.limits);
         let this = self.this.clone();
         // First of all: who is told of the end finds it gone if nobody keeps it.
         execution.when_done(Box::new(move |outcome| {
             if let Some(registry) = this.upgrade() {
-                registry.ended(number, outcome);
+                registry.ended(number, outcome, registration.as_deref());
             }
         }));
         let entry = Entry {
@@ -100,7 +107,7 @@ impl<L: Language> Registry<L> {
 
     /// The execution of this id, as text.
     pub fn find(&self, id: &[u8]) -> Result<Arc<Execution<L>>, Error> {
-        let id = ExecutionId::parse(id).filter(|id| id.shard == self.shard);
+        let id = Id::parse(id).filter(|id| id.shard == self.shard);
         let kept = self.kept();
         let entry = id.and_then(|id| kept.all.get(&id.number));
         entry
@@ -134,17 +141,31 @@ impl<L: Language> Registry<L> {
     /// Starts an execution. With `keep` it stays for whoever asks for its results later; the oldest
     /// ones over the limit go.
     pub fn start(&self, execution: &Arc<Execution<L>>, keep: bool) {
+        self.keep(execution, keep);
+        execution.start();
+    }
+
+    /// The same, after those that are in the lane already.
+    pub fn start_in(&self, lane: &Lane<L>, execution: Arc<Execution<L>>, keep: bool) {
+        self.keep(&execution, keep);
+        lane.push(execution);
+    }
+
+    fn keep(&self, execution: &Arc<Execution<L>>, keep: bool) {
         let number = execution.id.number;
         let limit = self.limits.executions.load(Ordering::Relaxed);
+        if let (true, Some(registration)) = (keep, &execution.registration) {
+            registration.kept().live += 1;
+        }
         let mut gone = Vec::new();
         let mut kept = self.kept();
         if keep {
-            kept.order.push_back(number);
+            kept.order.insert(number);
         } else if let Some(entry) = kept.all.get_mut(&number) {
             entry.passing = true;
         }
         while limit > 0 && kept.order.len() as i64 > limit {
-            let Some(oldest) = kept.order.pop_front() else {
+            let Some(oldest) = kept.order.pop_first() else {
                 break;
             };
             gone.extend(kept.forget(oldest));
@@ -152,7 +173,29 @@ impl<L: Language> Registry<L> {
         drop(kept);
         // Their results are freed outside the lock.
         drop(gone);
-        execution.start();
+    }
+
+    /// A registration is gone: what it leaves goes when its last execution has ended.
+    pub fn retire(&self, registration: &Registration<L>) {
+        let numbers = {
+            let mut kept = registration.kept();
+            kept.gone = true;
+            if kept.live > 0 {
+                return;
+            }
+            std::mem::take(&mut kept.ended)
+        };
+        self.remove_all(numbers);
+    }
+
+    fn remove_all(&self, numbers: impl IntoIterator<Item = u64>) {
+        let mut kept = self.kept();
+        let gone: Vec<_> = numbers
+            .into_iter()
+            .filter_map(|number| kept.remove(number))
+            .collect();
+        drop(kept);
+        drop(gone);
     }
 
     /// Forgets an execution that never started.
@@ -173,7 +216,7 @@ impl<L: Language> Registry<L> {
         Ok(())
     }
 
-    fn ended(&self, number: u64, outcome: &Outcome) {
+    fn ended(&self, number: u64, outcome: &Outcome, registration: Option<&Registration<L>>) {
         let limit = self.limits.result_bytes.load(Ordering::Relaxed);
         let mut gone = Vec::new();
         let mut kept = self.kept();
@@ -188,6 +231,31 @@ impl<L: Language> Registry<L> {
         }
         drop(kept);
         drop(gone);
+        if let Some(registration) = registration {
+            self.ended_of(number, outcome, registration);
+        }
+    }
+
+    /// Of the executions of a registration the newest stay.
+    fn ended_of(&self, number: u64, outcome: &Outcome, registration: &Registration<L>) {
+        registration.ended(outcome);
+        let limit = self.limits.of_registration.load(Ordering::Relaxed);
+        let mut kept = registration.kept();
+        // One that nobody keeps was never counted.
+        let Some(live) = kept.live.checked_sub(1) else {
+            return;
+        };
+        kept.live = live;
+        kept.ended.push_back(number);
+        let most = usize::try_from(limit).ok().filter(|&most| most > 0);
+        let surplus = match most {
+            _ if kept.gone && live == 0 => kept.ended.len(),
+            Some(most) => kept.ended.len().saturating_sub(most),
+            None => 0,
+        };
+        let gone: Vec<_> = kept.ended.drain(..surplus).collect();
+        drop(kept);
+        self.remove_all(gone);
     }
 }
 
@@ -195,7 +263,7 @@ impl<L: Language> Kept<L> {
     fn remove(&mut self, number: u64) -> Option<Arc<Execution<L>>> {
         let entry = self.all.remove(&number)?;
         self.bytes -= entry.bytes;
-        self.order.retain(|&other| other != number);
+        self.order.remove(&number);
         Some(entry.execution)
     }
 

@@ -6,6 +6,9 @@ use thiserror::Error;
 /// Lists nested deeper than this are not sent: they contain themselves, or might as well.
 pub const MAX_DEPTH: usize = 128;
 
+/// More memory than this is not kept for the next run.
+const MUCH: usize = 64 << 10;
+
 /// A result nested deeper than [`MAX_DEPTH`].
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error(
@@ -61,6 +64,13 @@ impl Results {
         self.bytes.push(tag);
         self.bytes.extend_from_slice(&number.to_le_bytes());
         self.bytes.extend_from_slice(payload);
+    }
+
+    /// Forgets all and keeps the memory, unless it is much.
+    pub fn clear(&mut self) {
+        self.len = 0;
+        self.bytes.clear();
+        self.bytes.shrink_to(MUCH);
     }
 
     /// Appends an element. Elements of an array follow it, as many as it says.

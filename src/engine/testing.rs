@@ -110,8 +110,13 @@ impl Values for Toy {
     type Scope<'a> = ();
     type Object = Value;
 
+    fn breathe((): ()) {}
+
     fn object((): (), record: &Native<'_>) -> Result<Value, RecordError> {
-        let (Native::Name(key) | Native::Key { key, .. } | Native::Entry { key, .. }) = record;
+        let key = match record {
+            Native::Name(key) | Native::Key { key, .. } | Native::Entry { key, .. } => key,
+            Native::Words(words) => words.clone().next().unwrap_or_default(),
+        };
         let text = String::from_utf8_lossy(key).into_owned();
         Ok(text.parse().map_or(Value::Text(text), Value::Number))
     }
@@ -216,7 +221,7 @@ impl Language for Toy {
     type Context = Session;
     type Generator = VecDeque<Result<Value, String>>;
 
-    fn attach<R>(_: &Session, _: u64, body: impl for<'a> FnOnce(()) -> R) -> R {
+    fn attach<R>(_: &Behalf<'_, Session>, body: impl for<'a> FnOnce(()) -> R) -> R {
         body(())
     }
 
@@ -316,6 +321,7 @@ pub(super) struct Bench {
 pub(super) fn bench(numbers: Numbers) -> Bench {
     let limits = Arc::new(Limits {
         executions: AtomicI64::new(1000),
+        of_registration: AtomicI64::new(100),
         profile: AtomicBool::new(false),
         result_bytes: AtomicUsize::new(usize::MAX),
     });
@@ -341,7 +347,7 @@ pub(super) fn keys() -> Source<Toy> {
 }
 
 impl Bench {
-    pub(super) fn plan(&self, steps: Vec<Step<Toy>>) -> Plan<Toy> {
+    pub(super) fn plan(&self, steps: Vec<Step<Arc<Callback>>>) -> Plan<Toy> {
         let mut builder = PlanBuilder::new("toy".into(), None);
         for step in steps {
             builder.push(step);
@@ -349,8 +355,14 @@ impl Bench {
         builder.build(self.session.clone())
     }
 
-    pub(super) fn start(&self, steps: Vec<Step<Toy>>, source: Source<Toy>) -> Arc<Execution<Toy>> {
-        let execution = self.registry.create(self.plan(steps), source);
+    pub(super) fn start(
+        &self,
+        steps: Vec<Step<Arc<Callback>>>,
+        source: Source<Toy>,
+    ) -> Arc<Execution<Toy>> {
+        let execution = self
+            .registry
+            .create(Launch::of_plan(self.plan(steps), source));
         self.registry.start(&execution, true);
         execution
     }
@@ -358,7 +370,7 @@ impl Bench {
     /// Runs to the end: results and errors as text.
     pub(super) fn run(
         &self,
-        steps: Vec<Step<Toy>>,
+        steps: Vec<Step<Arc<Callback>>>,
         source: Source<Toy>,
     ) -> (Vec<String>, Vec<String>) {
         let outcome = wait(&self.start(steps, source));

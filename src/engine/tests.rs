@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::testing::{
-    Bench, Numbers, Toy, Value, bench, blind, counts, counts_by_key, f, keys, wait,
+    Bench, Callback, Numbers, Value, bench, blind, counts, counts_by_key, f, keys, wait,
 };
 use super::*;
 
@@ -37,12 +37,12 @@ fn texts(numbers: &[i64]) -> Vec<String> {
         .collect()
 }
 
-fn limit(take: u64, skip: u64) -> Step<Toy> {
+fn limit(take: u64, skip: u64) -> Step<Arc<Callback>> {
     Step::Limit { skip, take }
 }
 
 /// Results of a plan over `0..n`, which must have no errors.
-fn check(n: usize, steps: Vec<Step<Toy>>, want: &[i64]) {
+fn check(n: usize, steps: Vec<Step<Arc<Callback>>>, want: &[i64]) {
     let (results, errors) = bench(numbers(n)).run(steps, keys());
     assert_eq!((results, errors), (texts(want), vec![]));
 }
@@ -172,7 +172,7 @@ fn what_the_planner_knows_changes_no_result() {
 
 #[test]
 fn a_reader_supplies_what_is_looked_at() {
-    let asked = |steps: Vec<Step<Toy>>| {
+    let asked = |steps: Vec<Step<Arc<Callback>>>| {
         let numbers = numbers(3);
         let asked = numbers.asked.clone();
         bench(numbers).run(steps, keys());
@@ -260,7 +260,9 @@ fn a_reader_does_not_run_away_from_its_execution() {
 #[test]
 fn a_queued_execution_is_aborted_and_a_running_one_ends_with_an_error() {
     let (bench, gate) = closed(5);
-    let queued = bench.registry.create(bench.plan(vec![]), keys());
+    let queued = bench
+        .registry
+        .create(Launch::of_plan(bench.plan(vec![]), keys()));
     assert_eq!(queued.abort(), Abort::Ended);
     assert_eq!(queued.snapshot().status, Status::Aborted);
     queued.start();

@@ -1,16 +1,19 @@
 //! What Python may ask of the server: the modules `redisgears` and `redisAI`.
 
 use std::cell::RefCell;
+use std::sync::Arc;
 
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString, PyTuple};
+use pyo3::types::{PyDict, PyFunction, PyInt, PyList, PyString, PyTuple};
 
 use super::builder::{Builder, SessionHandle, SessionName, gears_ctx};
 use super::error::{FlatError, ForceStopped, GearsError, gears_error, lossy};
+use super::function::Function;
 use super::interpreter::{SESSION_NAME, world};
 use super::object;
 use super::session::{Current, bind, current, current_session};
-use crate::engine::{Command, LogLevel};
+use super::shipping;
+use crate::engine::{Caller, Command, LogLevel, Results, TimeEvent};
 
 /// execute(command, *args): runs a command of the server and returns its reply.
 ///
@@ -91,10 +94,12 @@ fn is_in_atomic_block() -> bool {
     world().host.in_atomic()
 }
 
-/// isAsyncAllow(): whether this callback may answer later. Asynchronous steps come later.
+/// isAsyncAllow(): whether this callback may answer later.
 #[pyfunction(name = "isAsyncAllow")]
 fn is_async_allow() -> bool {
-    current().is_some_and(|current| current.script.is_none())
+    current().is_some_and(|current| {
+        current.script.is_none() && current.caller.is_none_or(|caller| caller.may_wait())
+    })
 }
 
 /// log(message, level='notice'): writes a line to the server's log.
@@ -195,10 +200,7 @@ fn set_gears_session(args: &Bound<'_, PyTuple>) -> PyResult<()> {
     let Ok(session) = session.cast::<SessionHandle>() else {
         return Err(gears_error("Given object is not of type GearsSession"));
     };
-    bind(Some(Current {
-        session: session.get().0.clone(),
-        script: None,
-    }));
+    bind(Some(Current::of_session(session.get().0.clone())));
     Ok(())
 }
 
@@ -222,11 +224,100 @@ fn register_gears_thread(py: Python<'_>) -> PyResult<()> {
             "registerGearsThread must be called by a function that a script defines",
         ));
     };
-    bind(Some(Current {
-        session,
-        script: None,
-    }));
+    bind(Some(Current::of_session(session)));
     Ok(())
+}
+
+fn caller(error: &str) -> PyResult<Arc<dyn Caller>> {
+    current()
+        .and_then(|current| current.caller)
+        .ok_or_else(|| gears_error(error))
+}
+
+/// call_next(*args): inside a command hook, runs the next hook on the same command, or the command
+/// itself, with these arguments. Its reply as `execute` gives it.
+#[pyfunction]
+#[pyo3(signature = (*args), name = "callNext")]
+fn call_next<'py>(py: Python<'py>, args: &Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyAny>> {
+    let caller = caller("Can not get CommandHook ctx")?;
+    let session = current_session().ok_or_else(|| gears_error("Can not get CommandHook ctx"))?;
+    let mut command = Command::default();
+    for arg in args {
+        object::push_argument(&mut command, &arg)?;
+    }
+    let reply = py.detach(|| caller.call_next(&session.user, &command));
+    object::reply(py, reply.map_err(gears_error)?)
+}
+
+/// get_command(): the command that a KeysReader function with `commands` reacts to, as a list.
+#[pyfunction(name = "getCommand")]
+fn get_command(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    const NO_COMMAND: &str = "Can not get command ctx";
+    let caller = caller(NO_COMMAND)?;
+    let words = caller.command().ok_or_else(|| gears_error(NO_COMMAND))?;
+    let list = PyList::empty(py);
+    for word in words {
+        list.append(object::text(py, word))?;
+    }
+    Ok(list.into_any())
+}
+
+/// override_reply(value): what the client gets instead of the reply of its command.
+#[pyfunction]
+#[pyo3(signature = (*args), name = "overrideReply")]
+fn override_reply(args: &Bound<'_, PyTuple>) -> PyResult<()> {
+    let caller = caller("Can not get command ctx")?;
+    if args.len() != 1 {
+        return Err(gears_error("Override reply must get a single argument"));
+    }
+    let mut reply = Results::default();
+    object::emit(&args.get_item(0)?, &mut reply)?;
+    caller.override_reply(reply).map_err(gears_error)
+}
+
+/// registerTE(seconds, callback[, key]): calls the callback every so many seconds on this shard. A
+/// key given for it holds it: it lives as long as the key. False if the key exists already.
+#[pyfunction]
+#[pyo3(signature = (*args), name = "registerTimeEvent")]
+fn register_time_event(py: Python<'_>, args: &Bound<'_, PyTuple>) -> PyResult<bool> {
+    let session = current_session()
+        .ok_or_else(|| gears_error("can not create time event on a python created thread"))?;
+    if args.len() < 2 || args.len() > 3 {
+        return Err(gears_error("not enough arguments for time event"));
+    }
+    let (seconds, callback) = (args.get_item(0)?, args.get_item(1)?);
+    let Ok(callback) = callback.cast_into::<PyFunction>() else {
+        return Err(gears_error("callback must be a function"));
+    };
+    if !seconds.is_instance_of::<PyInt>() {
+        return Err(gears_error("time argument must be a long"));
+    }
+    let Some(seconds) = seconds.extract::<u32>().ok().filter(|&seconds| seconds > 0) else {
+        return Err(gears_error(
+            "time argument must be a long, of seconds, greater than 0",
+        ));
+    };
+    let callback = Arc::new(Function::new(&callback)?);
+    let key = match args.get_item(2) {
+        Err(_) => None,
+        Ok(key) => match key.cast::<PyString>() {
+            Ok(key) => Some(key.to_str()?.as_bytes().to_vec()),
+            Err(_) => return Err(gears_error("key argument must be a string")),
+        },
+    };
+    let shipped = match key {
+        Some(_) => Some(shipping::ship(py, &callback, &session)?),
+        None => None,
+    };
+    let event = TimeEvent {
+        session,
+        seconds: seconds.into(),
+        callback,
+        shipped,
+        key,
+    };
+    py.detach(|| world().registrar.every(event))
+        .map_err(gears_error)
 }
 
 /// A name whose feature comes with a later version, with the error of its wrong use.
@@ -251,11 +342,7 @@ macro_rules! not_yet {
 
 not_yet! {
     gears_future "gearsFutureCtx" "",
-    register_time_event "registerTimeEvent" "",
     save_globals "_saveGlobals" "",
-    call_next "callNext" "Can not get CommandHook ctx",
-    get_command "getCommand" "Can not get command ctx",
-    override_reply "overrideReply" "Can not get command ctx",
 }
 
 /// What `gearsFutureCtx` will return.

@@ -3,14 +3,16 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyDict, PyFunction, PyInt, PyString, PyTuple};
+use pyo3::types::{PyDict, PyFunction, PyInt, PyString, PyTuple};
 
 use super::error::gears_error;
 use super::function::Function;
 use super::interpreter::world;
 use super::language::{Cpython, Generator};
+use super::options::Options;
+use super::register::register;
 use super::session::{Session, current};
-use crate::engine::{KeysRange, PlanBuilder, ReaderSpec, Source, Step};
+use crate::engine::{KeysRange, Launch, Mode, PlanBuilder, ReaderSpec, Source, Step};
 
 const READERS: [&str; 5] = [
     "KeysReader",
@@ -57,6 +59,8 @@ pub(super) fn gears_ctx(args: &Bound<'_, PyTuple>) -> PyResult<Builder> {
     if !READERS.contains(&reader.as_str()) {
         return Err(gears_error("The given reader does not exists"));
     }
+    // Every builder takes an id, as in RedisGears 1.x: the first registration has number 1.
+    world().registrar.next_id();
     Ok(Builder {
         plan: Mutex::new(PlanBuilder::new(reader, desc)),
     })
@@ -111,7 +115,7 @@ impl Builder {
         self.plan.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn push(&self, step: Step<Cpython>) {
+    fn push(&self, step: Step<Arc<Function>>) {
         self.plan().push(step);
     }
 
@@ -126,7 +130,7 @@ impl Builder {
         let registry = &world().registry;
         let Some(script) = current.script else {
             // Inside a callback: it runs at once, and nobody will ask for it by its id.
-            let execution = registry.create(plan, source);
+            let execution = registry.create(Launch::of_plan(plan, source));
             registry.start(&execution, false);
             return Ok(());
         };
@@ -135,7 +139,7 @@ impl Builder {
                 "Can not run more then 1 executions in a single script",
             ));
         }
-        script.set_run(registry.create(plan, source));
+        script.set_run(registry.create(Launch::of_plan(plan, source)));
         Ok(())
     }
 }
@@ -250,7 +254,10 @@ impl Builder {
         kargs: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<()> {
         let options = Options(kargs);
-        options.mode()?;
+        // On one server both mean the same.
+        if options.mode()? == Some(Mode::Sync) {
+            return Err(gears_error("unknown execution mode"));
+        }
         let reader = self.plan().reader().to_owned();
         let source = match reader.as_str() {
             "KeysReader" => Source::Server(keys(arg, &options)?),
@@ -269,49 +276,21 @@ impl Builder {
         }))
     }
 
-    /// register(prefix, **kargs): comes with a later version.
-    #[pyo3(signature = (*_args, **_kargs))]
+    /// register(prefix, **kargs): registers the function as it stands; the id.
+    #[pyo3(signature = (prefix=None, **kargs))]
     fn register(
         &self,
-        _args: &Bound<'_, PyTuple>,
-        _kargs: Option<&Bound<'_, PyDict>>,
-    ) -> PyResult<()> {
-        Err(gears_error(
-            "register is not available yet: it comes with a later version",
-        ))
-    }
-}
-
-/// Keyword arguments of `run`; unknown ones are ignored, as in RedisGears 1.x.
-struct Options<'a, 'py>(Option<&'a Bound<'py, PyDict>>);
-
-impl<'py> Options<'_, 'py> {
-    fn get(&self, name: &str) -> PyResult<Option<Bound<'py, PyAny>>> {
-        self.0.map_or(Ok(None), |kargs| kargs.get_item(name))
-    }
-
-    fn flag(&self, name: &str, default: bool, error: &str) -> PyResult<bool> {
-        match self.get(name)? {
-            None => Ok(default),
-            Some(value) => match value.cast::<PyBool>() {
-                Ok(flag) => Ok(flag.is_true()),
-                Err(_) => Err(gears_error(error)),
-            },
-        }
-    }
-
-    fn mode(&self) -> PyResult<()> {
-        let Some(mode) = self.get("mode")? else {
-            return Ok(());
+        py: Python<'_>,
+        prefix: Option<&Bound<'_, PyAny>>,
+        kargs: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<String> {
+        let Some(current) = current() else {
+            return Err(gears_error(
+                "Can only register execution on registered gears thread",
+            ));
         };
-        match mode.cast::<PyString>() {
-            // On one server both mean the same.
-            Ok(mode) => match mode.to_str()? {
-                "async" | "async_local" => Ok(()),
-                _ => Err(gears_error("unknown execution mode")),
-            },
-            Err(_) => Err(gears_error("execution mode must be a string")),
-        }
+        let plan = self.plan().build(Arc::new(current.session.clone()));
+        register(py, &current, plan, prefix, kargs)
     }
 }
 

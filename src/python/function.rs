@@ -1,5 +1,7 @@
 //! Callbacks: a Python function with what is known of it.
 
+use std::sync::OnceLock;
+
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyFunction, PyList, PySet, PyTuple};
@@ -14,6 +16,8 @@ pub(crate) struct Function {
     callable: Py<PyAny>,
     twin: Twin,
     text: String,
+    /// Whether it looks at values: found out when somebody asks.
+    looks: OnceLock<bool>,
 }
 
 /// What does the same as a callback of the prelude without calling it.
@@ -49,7 +53,18 @@ impl Function {
             twin: twin(callable.as_any())?,
             text: lossy(&callable.str()?),
             callable: callable.clone().into_any().unbind(),
+            looks: OnceLock::new(),
         })
+    }
+
+    /// The Python function.
+    pub(super) fn callable<'py>(&self, py: Python<'py>) -> &Bound<'py, PyAny> {
+        self.callable.bind(py)
+    }
+
+    /// `f()`
+    pub(super) fn call0(&self, py: Python<'_>) -> PyResult<()> {
+        at_once(self.callable.bind(py).call0()?).map(drop)
     }
 
     /// `f(x)`
@@ -189,7 +204,9 @@ impl EngineFunction for Function {
     fn looks_at_value(&self) -> bool {
         // The callbacks of the prelude take records of any kind as a whole.
         !matches!(self.twin, Twin::None)
-            || Python::attach(|py| looks_at_value(self.callable.bind(py)))
+            || *self
+                .looks
+                .get_or_init(|| Python::attach(|py| looks_at_value(self.callable.bind(py))))
     }
 
     fn describe(&self) -> &str {

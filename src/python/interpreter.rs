@@ -7,12 +7,14 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
 use super::api::LogStream;
-use super::builder::SessionName;
 use super::error::error_text;
+use super::function::Function;
 use super::language::Cpython;
 use super::link::{self, Allocator};
 use super::session::{Current, Session, TopLevel, bind};
-use crate::engine::{Environment, Execution, Host, LogLevel, Registry};
+use crate::engine::{
+    Behalf, Change, Environment, Execution, Host, Language, LogLevel, Registrar, Registry, Ticket,
+};
 
 const PRELUDE: &str = include_str!("../../python/prelude/builder.py");
 
@@ -22,8 +24,9 @@ const SCRIPT_TICKET: u64 = u64::MAX;
 /// Where the globals of a script name its session.
 pub(super) const SESSION_NAME: &str = "__gears_session__";
 
-/// Seconds after which a thread that runs Python lets others have a turn.
-const SWITCH_INTERVAL: f64 = 0.0005;
+/// Seconds after which a thread that runs Python lets others have a turn. Short, since the server may
+/// wait for it: a function that runs at once beside a busy one starts that much later.
+const SWITCH_INTERVAL: f64 = 0.0002;
 
 /// What scripts reach. One per process, since the interpreter is.
 pub(crate) struct World {
@@ -33,8 +36,12 @@ pub(crate) struct World {
     pub(crate) environment: Box<dyn Environment>,
     /// The executions.
     pub(crate) registry: Arc<Registry<Cpython>>,
+    /// The registrations.
+    pub(crate) registrar: Box<dyn Registrar<Cpython>>,
     /// Runs a job soon, on a thread that may wait.
     pub(crate) background: Background,
+    /// Folders where modules are looked for before all others.
+    pub(crate) python_path: Vec<String>,
 }
 
 /// Runs a job on another thread.
@@ -79,6 +86,13 @@ fn load_prelude(py: Python<'_>) -> PyResult<Py<PyDict>> {
     sys.setattr("stdout", Py::new(py, LogStream::new(LogLevel::Notice))?)?;
     sys.setattr("stderr", Py::new(py, LogStream::new(LogLevel::Warning))?)?;
     sys.call_method1("setswitchinterval", (SWITCH_INTERVAL,))?;
+    for folder in world().python_path.iter().rev() {
+        if !std::path::Path::new(folder).is_dir() {
+            let message = format!("PythonPath names {folder}, which is no folder");
+            world().environment.log(LogLevel::Warning, &message);
+        }
+        sys.getattr("path")?.call_method1("insert", (0, folder))?;
+    }
     let globals = PyDict::new(py);
     let builtins = py.import("builtins")?;
     globals.set_item("__builtins__", &builtins)?;
@@ -89,13 +103,15 @@ fn load_prelude(py: Python<'_>) -> PyResult<Py<PyDict>> {
     Ok(globals.unbind())
 }
 
+/// The names of the prelude.
+pub(super) fn prototype(py: Python<'_>) -> PyResult<&Bound<'_, PyDict>> {
+    let names = PROTOTYPE.get().map(|names| names.bind(py));
+    names.ok_or_else(|| PyValueError::new_err("the interpreter was not started"))
+}
+
 /// A name of the prelude.
 pub(super) fn prelude<'py>(py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {
-    let found = PROTOTYPE
-        .get()
-        .map(|names| names.bind(py).get_item(name))
-        .transpose()?
-        .flatten();
+    let found = prototype(py)?.get_item(name)?;
     found.ok_or_else(|| PyValueError::new_err(format!("the prelude has no {name}")))
 }
 
@@ -114,6 +130,8 @@ pub(crate) struct Script {
     pub(crate) description: Option<String>,
     /// With whose rights it runs.
     pub(crate) user: String,
+    /// The id of a session that it replaces if it registers something.
+    pub(crate) replaces: Option<String>,
 }
 
 /// How a script ended.
@@ -122,48 +140,59 @@ pub(crate) enum ScriptEnd {
     Nothing,
     /// It made an execution, which was not started yet.
     Run(Arc<Execution<Cpython>>),
+    /// It registered something, which is not done yet; and it may have made an execution.
+    Registered(Change<Cpython>, Option<Arc<Execution<Cpython>>>),
 }
 
 /// Runs the top level of a script. The error is the text for the client.
 pub(crate) fn run_script(script: Script) -> Result<ScriptEnd, String> {
     Python::attach(|py| {
-        let prototype = PROTOTYPE.get().ok_or("the interpreter was not started")?;
-        let globals = prototype
-            .bind(py)
-            .copy()
+        let Script {
+            source,
+            id,
+            description,
+            user,
+            replaces,
+        } = script;
+        let session = Session::open(py, id, description, user, source)
             .map_err(|error| error_text(py, &error))?;
-        let session = Session::new(
-            script.id,
-            script.description,
-            script.user,
-            globals.clone().unbind(),
-        );
-        let own = prelude(py, "_own_classes").and_then(|own| own.call1((&globals,)));
-        own.map_err(|error| error_text(py, &error))?;
-        let name = SessionName(Arc::downgrade(&session));
-        globals
-            .set_item(SESSION_NAME, name)
-            .map_err(|error| error_text(py, &error))?;
-        let top_level = Arc::new(TopLevel::default());
+        let globals = session.globals(py).ok_or("the session is gone")?;
+        let top_level = Arc::new(TopLevel::new(replaces));
         let before = bind(Some(Current {
             session: session.clone(),
             script: Some(top_level.clone()),
+            caller: None,
         }));
-        let section = session.begin(py, SCRIPT_TICKET);
-        let ran = run_source(py, &script.source, &globals);
+        let section = session.begin(py, Some(SCRIPT_TICKET));
+        let ran = run_source(py, session.source(), &globals);
         drop(section);
         bind(before);
-        let run = top_level.take_run();
-        match (ran, run) {
-            (Ok(()), None) => Ok(ScriptEnd::Nothing),
-            (Ok(()), Some(execution)) => Ok(ScriptEnd::Run(execution)),
-            (Err(error), run) => {
+        let (run, change) = (top_level.take_run(), top_level.take_change());
+        match (ran, change, run) {
+            (Ok(()), Some(change), run) => Ok(ScriptEnd::Registered(change, run)),
+            (Ok(()), None, None) => Ok(ScriptEnd::Nothing),
+            (Ok(()), None, Some(execution)) => Ok(ScriptEnd::Run(execution)),
+            (Err(error), _, run) => {
                 if let Some(execution) = run {
                     world().registry.discard(&execution);
                 }
                 Err(error_text(py, &error))
             }
         }
+    })
+}
+
+/// Calls a function of a session, without arguments, while the server waits for it. The error is
+/// the text of the exception.
+pub(crate) fn call(session: &Arc<Session>, f: &Function) -> Result<(), String> {
+    let context = Arc::new(session.clone());
+    let behalf = Behalf {
+        context: &context,
+        ticket: Ticket::Watched,
+        caller: None,
+    };
+    Cpython::attach(&behalf, |py| {
+        f.call0(py).map_err(|error| error_text(py, &error))
     })
 }
 

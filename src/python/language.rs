@@ -1,5 +1,9 @@
 //! Python as the engine's language.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyIterator, PyList};
 
@@ -8,11 +12,35 @@ use super::function::Function;
 use super::link;
 use super::object;
 use super::session::{Current, Session, bind};
-use crate::engine::{Calls, Groups, Language, Many, Native, Next, RecordError, Results, Values};
-use std::sync::Arc;
+use super::watch;
+use crate::engine::{
+    Behalf, Calls, Groups, Language, Many, Native, Next, RecordError, Results, Ticket, Values,
+};
 
 /// CPython.
 pub(crate) struct Cpython;
+
+/// Threads that wait for Python while the server waits for them.
+static URGENT: AtomicUsize = AtomicUsize::new(0);
+
+/// Nobody waits for them longer than this: the switch interval is the rule for all others.
+const LONGEST_BREATH: Duration = Duration::from_millis(1);
+
+/// Until it is dropped, workers give way between two records.
+struct Urgent;
+
+impl Urgent {
+    fn new() -> Self {
+        URGENT.fetch_add(1, Ordering::Relaxed);
+        Self
+    }
+}
+
+impl Drop for Urgent {
+    fn drop(&mut self) {
+        URGENT.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// A reader that is a Python function.
 pub(crate) enum Generator {
@@ -49,17 +77,28 @@ impl Language for Cpython {
     type Generator = Generator;
 
     fn attach<R>(
-        session: &Arc<Session>,
-        ticket: u64,
+        behalf: &Behalf<'_, Arc<Session>>,
         body: impl for<'a> FnOnce(Python<'a>) -> R,
     ) -> R {
+        let session = behalf.context;
+        let urgent = matches!(behalf.ticket, Ticket::Watched).then(Urgent::new);
         Python::attach(|py| {
+            drop(urgent);
             let before = bind(Some(Current {
-                session: session.clone(),
+                session: (**session).clone(),
                 script: None,
+                caller: behalf.caller.cloned(),
             }));
+            let (ticket, watch) = match behalf.ticket {
+                Ticket::Number(number) => (Some(number), None),
+                Ticket::Watched => {
+                    let watch = watch::begin(session);
+                    (watch.as_ref().map(watch::Watch::ticket), watch)
+                }
+            };
             let section = session.begin(py, ticket);
             let out = body(py);
+            drop(watch);
             drop(section);
             bind(before);
             out
@@ -97,6 +136,18 @@ fn generate<'py>(
 impl Values for Cpython {
     type Scope<'a> = Python<'a>;
     type Object = Py<PyAny>;
+
+    #[inline]
+    fn breathe(py: Python<'_>) {
+        if URGENT.load(Ordering::Relaxed) > 0 {
+            py.detach(|| {
+                let begin = Instant::now();
+                while URGENT.load(Ordering::Relaxed) > 0 && begin.elapsed() < LONGEST_BREATH {
+                    std::thread::yield_now();
+                }
+            });
+        }
+    }
 
     fn object(py: Python<'_>, record: &Native<'_>) -> Result<Py<PyAny>, RecordError> {
         object::record(py, record)

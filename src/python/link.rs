@@ -10,7 +10,6 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pyo3::ffi;
-use pyo3::intern;
 use pyo3::prelude::*;
 
 /// Functions that give memory, such as the server's, so that its accounting sees Python's memory.
@@ -270,16 +269,25 @@ impl EnteredContext<'_> {
 
 /// Takes trace and profile functions off this thread, which others use next.
 pub(super) fn stop_tracing(py: Python<'_>) {
-    for (get, set) in [("gettrace", "settrace"), ("getprofile", "setprofile")] {
-        let stop = || -> PyResult<()> {
-            let sys = py.import(intern!(py, "sys"))?;
-            if !sys.call_method0(get)?.is_none() {
-                sys.call_method1(set, (py.None(),))?;
+    static GETTERS: OnceLock<[(Py<PyAny>, &str); 2]> = OnceLock::new();
+    let stop = || -> PyResult<()> {
+        let getters = match GETTERS.get() {
+            Some(getters) => getters,
+            None => {
+                let sys = py.import("sys")?;
+                let trace = sys.getattr("gettrace")?.unbind();
+                let profile = sys.getattr("getprofile")?.unbind();
+                GETTERS.get_or_init(|| [(trace, "settrace"), (profile, "setprofile")])
             }
-            Ok(())
         };
-        if let Err(error) = stop() {
-            error.write_unraisable(py, None);
+        for (get, set) in getters {
+            if !get.bind(py).call0()?.is_none() {
+                py.import("sys")?.call_method1(*set, (py.None(),))?;
+            }
         }
+        Ok(())
+    };
+    if let Err(error) = stop() {
+        error.write_unraisable(py, None);
     }
 }

@@ -10,10 +10,17 @@ mod interpreter;
 mod language;
 mod link;
 mod object;
+mod options;
+mod register;
 mod session;
+mod shipping;
+mod watch;
 
+pub(crate) use function::Function;
 pub(crate) use interpreter::{
-    Script, ScriptEnd, World, enter_thread, memory, open, run_script, start,
+    Script, ScriptEnd, World, call, enter_thread, memory, open, run_script, start,
 };
 pub(crate) use language::Cpython;
 pub(crate) use link::Allocator;
+pub(crate) use session::Session;
+pub(crate) use shipping::{receive_function, receive_registration, receive_session};

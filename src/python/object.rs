@@ -132,9 +132,20 @@ fn type_name<'py>(py: Python<'py>, body: &KeyBody<'_>) -> Bound<'py, PyString> {
 pub(super) fn record<'py>(py: Python<'py>, record: &Native<'_>) -> PyResult<Bound<'py, PyAny>> {
     let out = match record {
         Native::Name(name) => return Ok(text(py, name)),
-        Native::Key { key, body } => {
+        Native::Words(words) => {
+            let list = PyList::empty(py);
+            for word in words.clone() {
+                list.append(text(py, word))?;
+            }
+            return Ok(list.into_any());
+        }
+        Native::Key { event, key, body } => {
             let out = PyDict::new(py);
-            out.set_item(intern!(py, "event"), py.None())?;
+            match event {
+                // The same few again and again, as names of fields.
+                Some(event) => out.set_item(intern!(py, "event"), field(py, event))?,
+                None => out.set_item(intern!(py, "event"), py.None())?,
+            }
             out.set_item(intern!(py, "key"), text(py, key))?;
             if let Some(body) = body {
                 out.set_item(intern!(py, "type"), type_name(py, body))?;

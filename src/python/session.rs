@@ -9,11 +9,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use super::builder::SessionName;
 use super::error::ForceStopped;
-use super::interpreter::world;
+use super::interpreter::{SESSION_NAME, prelude, prototype, world};
 use super::language::Cpython;
 use super::link;
-use crate::engine::{Context, Execution, LogLevel};
+use super::shipping::language;
+use crate::engine::wire::SessionWire;
+use crate::engine::{Caller, Change, Context, Execution, LogLevel};
 
 /// An attached section at work.
 struct Running {
@@ -29,6 +32,8 @@ pub(crate) struct Session {
     pub(super) description: Option<String>,
     /// With whose rights its commands run.
     pub(super) user: String,
+    /// The script.
+    source: Vec<u8>,
     /// The globals of its script, shared by all its callbacks.
     globals: Option<Py<PyDict>>,
     /// Attached sections by ticket, with the thread that runs them.
@@ -36,34 +41,87 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(
+    /// A session with the names of the prelude, for a script that is run or was shipped.
+    pub(super) fn open(
+        py: Python<'_>,
         id: String,
         description: Option<String>,
         user: String,
-        globals: Py<PyDict>,
-    ) -> Arc<Self> {
-        Arc::new(Self {
+        source: Vec<u8>,
+    ) -> PyResult<Arc<Self>> {
+        let globals = prototype(py)?.copy()?;
+        prelude(py, "_own_classes")?.call1((&globals,))?;
+        let session = Arc::new(Self {
             id,
             description,
             user,
-            globals: Some(globals),
+            source,
+            globals: Some(globals.clone().unbind()),
             running: Mutex::default(),
-        })
+        });
+        globals.set_item(SESSION_NAME, SessionName(Arc::downgrade(&session)))?;
+        Ok(session)
+    }
+
+    /// The id.
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// With whose rights it runs.
+    pub(crate) fn user_name(&self) -> &str {
+        &self.user
+    }
+
+    /// What the user says of it.
+    pub(crate) fn description(&self) -> Option<&str> {
+        self.description.as_deref()
+    }
+
+    /// The script.
+    pub(crate) fn source(&self) -> &[u8] {
+        &self.source
+    }
+
+    /// The globals of its script.
+    pub(super) fn globals<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyDict>> {
+        self.globals
+            .as_ref()
+            .map(|globals| globals.bind(py).clone())
+    }
+
+    /// What is shipped of it.
+    pub(crate) fn wire(&self) -> SessionWire {
+        SessionWire {
+            id: self.id.clone(),
+            description: self.description.clone(),
+            user: self.user.clone(),
+            source: self.source.clone().into(),
+            requirements: Vec::new(),
+            language: Python::attach(language),
+            module: env!("CARGO_PKG_VERSION").into(),
+        }
     }
 
     fn running(&self) -> MutexGuard<'_, HashMap<u64, Running>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins a section on this thread. Until it ends, interrupts for `ticket` hit this thread, and
-    /// context variables are its own.
-    pub(super) fn begin<'py>(&'py self, py: Python<'py>, ticket: u64) -> PyResult<Section<'py>> {
+    /// Begins a section on this thread. Until it ends, interrupts for `ticket`, if it has one, hit
+    /// this thread, and context variables are its own.
+    pub(super) fn begin<'py>(
+        &'py self,
+        py: Python<'py>,
+        ticket: Option<u64>,
+    ) -> PyResult<Section<'py>> {
         let context = link::enter_context(py)?;
-        let running = Running {
-            thread: link::thread_ident(py),
-            interrupted: false,
-        };
-        self.running().insert(ticket, running);
+        if let Some(ticket) = ticket {
+            let running = Running {
+                thread: link::thread_ident(py),
+                interrupted: false,
+            };
+            self.running().insert(ticket, running);
+        }
         let was_atomic = world().host.in_atomic();
         Ok(Section {
             py,
@@ -79,7 +137,7 @@ impl Session {
 pub(super) struct Section<'py> {
     py: Python<'py>,
     session: &'py Session,
-    ticket: u64,
+    ticket: Option<u64>,
     context: link::EnteredContext<'py>,
     /// An atomic block that was open before is not this section's to close.
     was_atomic: bool,
@@ -87,7 +145,9 @@ pub(super) struct Section<'py> {
 
 impl Drop for Section<'_> {
     fn drop(&mut self) {
-        let ran = self.session.running().remove(&self.ticket);
+        let ran = self
+            .ticket
+            .and_then(|ticket| self.session.running().remove(&ticket));
         if ran.is_some_and(|ran| ran.interrupted) {
             // One that came too late is taken back.
             link::raise_in(self.py, link::thread_ident(self.py), None);
@@ -155,15 +215,69 @@ pub(super) struct Current {
     pub(super) session: Arc<Session>,
     /// The script whose top level runs, rather than a callback.
     pub(super) script: Option<Arc<TopLevel>>,
+    /// The command that is answered.
+    pub(super) caller: Option<Arc<dyn Caller>>,
+}
+
+impl Current {
+    /// Code of a session outside of its script and of any command.
+    pub(super) fn of_session(session: Arc<Session>) -> Self {
+        Self {
+            session,
+            script: None,
+            caller: None,
+        }
+    }
 }
 
 /// What the top level of a script has made so far.
 #[derive(Default)]
 pub(super) struct TopLevel {
     run: Mutex<Option<Arc<Execution<Cpython>>>>,
+    change: Mutex<Option<Change<Cpython>>>,
+    /// The session that it replaces if it registers something.
+    replaces: Option<String>,
 }
 
 impl TopLevel {
+    /// Of a script that may replace a session.
+    pub(super) fn new(replaces: Option<String>) -> Self {
+        Self {
+            replaces,
+            ..Self::default()
+        }
+    }
+
+    fn pending(&self) -> MutexGuard<'_, Option<Change<Cpython>>> {
+        self.change.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What it has registered so far.
+    pub(super) fn change(&self, session: &Arc<Session>) -> Change<Cpython> {
+        match &*self.pending() {
+            Some(change) => Change {
+                session: session.clone(),
+                replaces: change.replaces.clone(),
+                add: change.add.clone(),
+            },
+            None => Change {
+                session: session.clone(),
+                replaces: self.replaces.clone(),
+                add: Vec::new(),
+            },
+        }
+    }
+
+    /// It has registered this so far.
+    pub(super) fn set_change(&self, change: Change<Cpython>) {
+        *self.pending() = Some(change);
+    }
+
+    /// What it has registered, if anything.
+    pub(super) fn take_change(&self) -> Option<Change<Cpython>> {
+        self.pending().take()
+    }
+
     fn run(&self) -> MutexGuard<'_, Option<Arc<Execution<Cpython>>>> {
         self.run.lock().unwrap_or_else(PoisonError::into_inner)
     }

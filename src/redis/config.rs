@@ -1,8 +1,9 @@
 //! The settings: those of RedisGears 1.x, ours, and the user's own.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use crate::engine::Limits;
 
@@ -20,8 +21,21 @@ enum Kind {
     /// Stored as 0 or 1.
     Flag,
     Text,
+    /// One of these.
+    Choice(&'static [&'static str]),
     /// Given several times.
     List,
+}
+
+/// The releases of RedisGears whose replies can be given; the newest first.
+const REPLY_VERSIONS: [&str; 3] = ["1.2.13", "1.2.1", "1.0.0"];
+
+/// The shape of replies that changed inside of 1.x.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum ReplyVersion {
+    V1_0_0,
+    V1_2_1,
+    V1_2_13,
 }
 
 struct Definition {
@@ -53,7 +67,7 @@ const fn python(name: &'static str, kind: Kind, default: i64, live: bool) -> Def
     }
 }
 
-const DEFINITIONS: [Definition; 17] = [
+const DEFINITIONS: [Definition; 21] = [
     core("MaxExecutions", i64::MIN, 1000, true),
     core("MaxExecutionsPerRegistration", i64::MIN, 100, true),
     core("ProfileExecutions", i64::MIN, 0, true),
@@ -61,6 +75,16 @@ const DEFINITIONS: [Definition; 17] = [
     core("ExecutionMaxIdleTime", 1, 5000, true),
     core("SendMsgRetries", 0, 3, true),
     core("MaxResultsMemory", 1, 1 << 30, true),
+    core("SyncTimeLimit", 0, 0, true),
+    core("StreamSharedGroup", 0, 0, true),
+    Definition {
+        kind: Kind::Choice(&REPLY_VERSIONS),
+        ..core("ReplyVersion", 0, 0, true)
+    },
+    Definition {
+        kind: Kind::Text,
+        ..core("PythonPath", 0, 0, false)
+    },
     Definition {
         kind: Kind::List,
         ..core("Plugin", 0, 0, false)
@@ -82,6 +106,8 @@ pub(super) struct Settings {
     texts: RwLock<BTreeMap<&'static str, Vec<Vec<u8>>>>,
     extra: RwLock<BTreeMap<Vec<u8>, Vec<u8>>>,
     limits: Arc<Limits>,
+    /// In milliseconds: looked at for every function that runs at once.
+    sync_limit: AtomicU64,
 }
 
 /// A setting, for RG.CONFIGGET.
@@ -132,9 +158,11 @@ impl Settings {
             extra: RwLock::default(),
             limits: Arc::new(Limits {
                 executions: AtomicI64::new(0),
+                of_registration: AtomicI64::new(0),
                 profile: AtomicBool::new(false),
                 result_bytes: AtomicUsize::new(0),
             }),
+            sync_limit: AtomicU64::new(0),
         };
         settings.publish();
         settings
@@ -149,6 +177,12 @@ impl Settings {
         self.limits
             .executions
             .store(self.number("MaxExecutions"), Ordering::Relaxed);
+        self.limits.of_registration.store(
+            self.number("MaxExecutionsPerRegistration"),
+            Ordering::Relaxed,
+        );
+        let limit = u64::try_from(self.number("SyncTimeLimit")).unwrap_or(0);
+        self.sync_limit.store(limit, Ordering::Relaxed);
         let profile = self.number("ProfileExecutions") != 0;
         self.limits.profile.store(profile, Ordering::Relaxed);
         let bytes = usize::try_from(self.number("MaxResultsMemory")).unwrap_or(usize::MAX);
@@ -172,6 +206,38 @@ impl Settings {
     /// Whether errors carry a traceback.
     pub(super) fn tracebacks(&self) -> bool {
         self.number("PythonAttemptTraceback") != 0
+    }
+
+    /// How long a function may run that the server waits for.
+    pub(super) fn sync_limit(&self) -> Option<Duration> {
+        let limit = self.sync_limit.load(Ordering::Relaxed);
+        (limit > 0).then(|| Duration::from_millis(limit))
+    }
+
+    /// Whether all stream functions share one consumer group, and so steal entries from each other.
+    pub(super) fn shares_stream_groups(&self) -> bool {
+        self.number("StreamSharedGroup") != 0
+    }
+
+    /// The shape of replies.
+    pub(super) fn reply_version(&self) -> ReplyVersion {
+        match self.number("ReplyVersion") {
+            0 => ReplyVersion::V1_2_13,
+            1 => ReplyVersion::V1_2_1,
+            _ => ReplyVersion::V1_0_0,
+        }
+    }
+
+    /// Directories that Python looks for modules in before all others.
+    pub(super) fn python_path(&self) -> Vec<String> {
+        match self.get(b"PythonPath") {
+            Value::Text(path) => String::from_utf8_lossy(&path)
+                .split(':')
+                .filter(|folder| !folder.is_empty())
+                .map(str::to_owned)
+                .collect(),
+            _ => Vec::new(),
+        }
     }
 
     /// One of the user's own, or one given explicitly.
@@ -202,6 +268,13 @@ impl Settings {
                     return false;
                 };
                 self.numbers[at].store(i64::from(value != 0), Ordering::Relaxed);
+            }
+            Kind::Choice(choices) => {
+                let chosen = choices.iter().position(|choice| choice.as_bytes() == value);
+                let Some(chosen) = chosen.and_then(|at| i64::try_from(at).ok()) else {
+                    return false;
+                };
+                self.numbers[at].store(chosen, Ordering::Relaxed);
             }
             Kind::Text | Kind::List => {
                 let mut texts = self.texts.write().unwrap_or_else(PoisonError::into_inner);
@@ -252,6 +325,11 @@ impl Settings {
         match definition.kind {
             Kind::Integer(_) | Kind::Flag => {
                 Value::Number(self.numbers[at].load(Ordering::Relaxed))
+            }
+            Kind::Choice(choices) => {
+                let chosen = usize::try_from(self.numbers[at].load(Ordering::Relaxed));
+                let choice = chosen.ok().and_then(|at| choices.get(at));
+                Value::Text(choice.map_or_else(Vec::new, |choice| choice.as_bytes().to_vec()))
             }
             Kind::Text => Value::Text(values().pop().unwrap_or_default()),
             Kind::List => Value::List(values()),

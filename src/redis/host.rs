@@ -1,6 +1,7 @@
 //! The server as [`crate::engine::Host`] and [`crate::engine::Environment`].
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::config::Settings;
 use super::lock::Lock;
@@ -55,6 +56,10 @@ impl Environment for ServerEnvironment {
 
     fn tracebacks(&self) -> bool {
         self.settings.tracebacks()
+    }
+
+    fn sync_limit(&self) -> Option<Duration> {
+        self.settings.sync_limit()
     }
 
     fn hash_tag(&self) -> String {

@@ -9,6 +9,7 @@ mod host;
 mod lock;
 mod raw;
 mod readers;
+mod registrations;
 mod reply;
 mod threads;
 
@@ -25,6 +26,7 @@ use host::{ServerEnvironment, ServerHost};
 use lock::Lock;
 use raw::{Ctx, Info, RedisModuleCtx, RedisModuleInfoCtx, RedisModuleString, Server};
 use readers::ServerReaders;
+use registrations::Registrations;
 use threads::{Job, Threads};
 
 /// Clients look for this name and version.
@@ -36,6 +38,7 @@ struct Module {
     server: Server,
     settings: Arc<Settings>,
     registry: Arc<Registry<Cpython>>,
+    registrations: &'static Registrations,
     lock: Arc<Lock>,
     /// For the top level of scripts, which may take for ever.
     scripts: Threads,
@@ -127,6 +130,12 @@ fn load(
         exchange: Box::new(Alone),
     };
     let registry = Registry::new(ShardId::ALONE, settings.limits(), Arc::new(machinery));
+    let registrations =
+        Registrations::open(server, lock.clone(), registry.clone(), settings.clone());
+    let registrations = registrations.map_err(failed)?;
+    if !raw::create_type(ctx, registrations::AUX, registrations::TIMER_KEYS) {
+        return Err("the server does not take the type of what is saved with the data".into());
+    }
     let world = World {
         host: Box::new(ServerHost { lock: lock.clone() }),
         environment: Box::new(ServerEnvironment {
@@ -134,6 +143,8 @@ fn load(
             settings: settings.clone(),
         }),
         registry: registry.clone(),
+        registrar: Box::new(registrations),
+        python_path: settings.python_path(),
         background: Box::new(|job| {
             // While the module loads there is nothing to leave to others.
             if let Some(module) = MODULE.get() {
@@ -146,6 +157,7 @@ fn load(
         server,
         settings,
         registry,
+        registrations,
         lock,
         scripts: Threads::default(),
         helpers: Threads::default(),
@@ -155,6 +167,10 @@ fn load(
         .map_err(|_| "it is loaded already".to_owned())?;
     raw::set_replica(Ctx::of_callback(ctx).is_replica());
     raw::subscribe_to_role(ctx, role);
+    raw::subscribe_to_loading(ctx, loading);
+    raw::subscribe_to_fork(ctx, fork);
+    raw::subscribe_to_flush(ctx, dropped);
+    raw::subscribe_to_swap(ctx, dropped);
     register_commands(ctx)?;
     if !raw::register_info(ctx, info) {
         return Err("the server does not take INFO fields".into());
@@ -203,6 +219,18 @@ const DOORS: [raw::CommandCallback; COMMANDS.len()] = [
     enter::<9>,
     enter::<10>,
     enter::<11>,
+    enter::<12>,
+    enter::<13>,
+    enter::<14>,
+    enter::<15>,
+    enter::<16>,
+    enter::<17>,
+    enter::<18>,
+    enter::<19>,
+    enter::<20>,
+    enter::<21>,
+    enter::<22>,
+    enter::<23>,
 ];
 
 fn register_commands(ctx: *mut RedisModuleCtx) -> Result<(), String> {
@@ -225,7 +253,11 @@ extern "C" fn event_loop(
     _data: *mut std::ffi::c_void,
 ) {
     guard(|| match (MODULE.get(), subevent) {
-        (Some(module), raw::BEFORE_SLEEP) => module.lock.before_sleep(),
+        (Some(module), raw::BEFORE_SLEEP) => {
+            // Before the replies are sent.
+            raw::run_jobs();
+            module.lock.before_sleep();
+        }
         (Some(module), raw::AFTER_SLEEP) => module.lock.after_sleep(),
         _ => {}
     });
@@ -238,7 +270,54 @@ extern "C" fn role(
     subevent: u64,
     _data: *mut std::ffi::c_void,
 ) {
-    guard(|| raw::set_replica(subevent == raw::NOW_REPLICA));
+    guard(|| {
+        if let Some(module) = MODULE.get() {
+            let follows = subevent == raw::NOW_REPLICA;
+            module.registrations.role_changed(follows);
+        }
+    });
+}
+
+/// The server begins, or ends, to load a data set.
+extern "C" fn loading(
+    _ctx: *mut RedisModuleCtx,
+    _event: raw::Event,
+    subevent: u64,
+    _data: *mut std::ffi::c_void,
+) {
+    guard(|| match (MODULE.get(), subevent) {
+        (Some(module), raw::LOADED | raw::LOAD_FAILED) => module.registrations.loaded(),
+        (Some(module), _) => module.registrations.loading(),
+        _ => {}
+    });
+}
+
+/// The server has made a child.
+extern "C" fn fork(
+    _ctx: *mut RedisModuleCtx,
+    _event: raw::Event,
+    subevent: u64,
+    _data: *mut std::ffi::c_void,
+) {
+    guard(|| {
+        if let (Some(module), raw::FORKED) = (MODULE.get(), subevent) {
+            module.registrations.forked();
+        }
+    });
+}
+
+/// All keys of a database went, or came from another one.
+extern "C" fn dropped(
+    _ctx: *mut RedisModuleCtx,
+    _event: raw::Event,
+    _subevent: u64,
+    _data: *mut std::ffi::c_void,
+) {
+    guard(|| {
+        if let Some(module) = MODULE.get() {
+            module.registrations.data_dropped();
+        }
+    });
 }
 
 /// Fields of INFO.
@@ -253,8 +332,16 @@ extern "C" fn info(ctx: *mut RedisModuleInfoCtx, for_crash_report: c_int) {
         };
         if info.section(c"") {
             info.number(c"nexecutions", module.registry.len() as u64);
-            info.number(c"nregistrations", 0);
+            info.number(c"nregistrations", module.registrations.len() as u64);
             info.text(c"geartrain_version", env!("CARGO_PKG_VERSION"));
+        }
+        if info.section(c"regisrations") {
+            for listed in module.registrations.list() {
+                commands::registration_info(&info, &listed);
+            }
+        }
+        if info.section(c"plugins") {
+            info.text(c"GearsPythonPlugin", "version=10000");
         }
         if info.section(c"python_stats") {
             let [total, peak, current] = python::memory();

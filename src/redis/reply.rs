@@ -1,13 +1,22 @@
 //! Results to replies.
 
 use super::raw::Ctx;
-use crate::engine::{Item, Outcome};
+use crate::engine::{Item, Outcome, Results};
 
 /// `[[results...], [errors...]]`
 pub(super) fn outcome(ctx: Ctx<'_>, outcome: &Outcome) {
     ctx.array(2);
     ctx.array(outcome.results.len());
-    for item in outcome.results.items() {
+    items(ctx, &outcome.results);
+    ctx.array(outcome.errors.len());
+    for error in &outcome.errors {
+        ctx.bulk(error.as_bytes());
+    }
+}
+
+/// The results one behind the other, without a head.
+pub(super) fn items(ctx: Ctx<'_>, results: &Results) {
+    for item in results.items() {
         match item {
             Item::Bulk(text) => ctx.bulk(text),
             Item::Status(text) => ctx.status(text),
@@ -16,9 +25,16 @@ pub(super) fn outcome(ctx: Ctx<'_>, outcome: &Outcome) {
             Item::Array(len) => ctx.array(len),
         }
     }
-    ctx.array(outcome.errors.len());
-    for error in &outcome.errors {
-        ctx.bulk(error.as_bytes());
+}
+
+/// A function's reply: its first error, or all results.
+pub(super) fn results_or_error(ctx: Ctx<'_>, results: &Results, errors: &[String]) {
+    match errors.first() {
+        Some(error) => ctx.error(error.as_bytes()),
+        None => {
+            ctx.array(results.len());
+            items(ctx, results);
+        }
     }
 }
 

@@ -43,19 +43,8 @@ import statistics
 import sys
 import time
 
-from bench import (
-    MIB,
-    Repeater,
-    Server,
-    check,
-    cpu_model,
-    encode,
-    feed,
-    markdown_table,
-    module_path,
-    redis_benchmark,
-    si,
-)
+from process import MIB, Repeater, Server, check, encode, feed, module_path, redis_benchmark
+from table import cpu_model, markdown_table, si
 
 COUNTRIES = ["DE", "FR", "US", "GB", "IT", "ES", "PL", "NL", "SE", "JP", "BR", "IN"]
 STATES = ["paid", "shipped", "returned", "cancelled"]

@@ -15,6 +15,8 @@ INTEGERS = {
     "OverridePythonAllocators": 1,
     "PythonInstallReqMaxIdleTime": 30000,
     "MaxResultsMemory": 1 << 30,
+    "SyncTimeLimit": 0,
+    "StreamSharedGroup": 0,
 }
 STRINGS = ["DependenciesUrl", "DependenciesSha256", "PythonInstallationDir"]
 SAVED = Simple("OK - value was saved in extra config dictionary")

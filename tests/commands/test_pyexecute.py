@@ -102,9 +102,6 @@ def test_no_script(env):
 @pytest.mark.parametrize(
     "words",
     [
-        ["UPGRADE"],
-        ["ID", "a", "UPGRADE"],
-        ["ID", "a", "REPLACE_WITH", "b"],
         ["REQUIREMENTS", "numpy"],
         ["FORCE_REINSTALL_REQUIREMENTS"],
     ],

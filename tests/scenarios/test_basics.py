@@ -3,6 +3,7 @@
 import ast
 
 import pytest
+from server import wait_until
 from wire import Error
 
 
@@ -319,3 +320,136 @@ def test_bas_45_a_user_key(env):
     saved = "OK - value was saved in extra config dictionary"
     assert env.call("RG.CONFIGSET", "user45", "value") == [saved]
     assert env.call("RG.CONFIGGET", "user45") == [b"value"]
+
+
+def test_bas_16_a_time_event(env):
+    env.client.mset({"x": 1, "y": 1, "z": 1})
+    env.execute(
+        """
+        def tick():
+            GB().filter(lambda r: r['key'] != 'timer') \\
+                .foreach(lambda r: execute('incr', r['key'])).run()
+        registerTE(1, tick, 'timer')
+        """
+    )
+    assert env.client.mget("x", "y", "z") == ["1", "1", "1"]
+    wait_until(lambda: min(map(int, env.client.mget("x", "y", "z"))) > 1)
+
+
+def test_bas_17_the_end_of_a_time_event(env):
+    """The second timer is the clock that shows that the first one stopped."""
+    env.execute("registerTE(1, lambda: execute('incr', 'n'), 'timer')")
+    wait_until(lambda: env.client.get("n") == "1")
+    assert env.client.delete("timer") == 1
+    assert not env.client.exists("timer")
+    before = env.client.get("n")
+    env.execute("registerTE(1, lambda: execute('incr', 'm'), 'clock')")
+    wait_until(lambda: env.client.get("m") == "2")
+    assert env.client.get("n") == before
+
+
+def test_bas_19_the_oldest_execution_goes(new_env):
+    env = new_env("MaxExecutions", 3)
+    env.register("GB().register('k*')")
+    for i in range(3):
+        env.client.set(f"k{i}", i)
+    wait_until(lambda: list(env.executions().values()) == ["done"] * 3)
+    before = set(env.executions())
+    env.client.set("k3", 1)
+    env.wait_data(numSuccess=4)
+    after = set(env.executions())
+    assert len(after) == 3
+    (gone,) = before - after
+    assert gone == min(before, key=lambda identifier: int(identifier.split("-")[1]))
+
+
+def test_bas_24_time_events_of_two_sessions(env):
+    for name in ("one", "two"):
+        env.execute(
+            f"""
+            n = 0
+            def tick():
+                global n
+                n += 1
+                execute('set', '{name}', n)
+            registerTE(1, tick, 'timer {name}')
+            """
+        )
+    wait_until(lambda: env.client.mget("one", "two") == ["1", "1"])
+    wait_until(lambda: env.client.mget("one", "two") == ["2", "2"])
+
+
+def test_bas_46_info(env):
+    env.register(
+        """
+        GB().register('k*', eventTypes=['set', 'del'], keyTypes=['string', 'list'],
+            commands=['set'])
+        GB('StreamReader').register('s')
+        GB('CommandReader').register(trigger='t')
+        """
+    )
+    info = env.call("INFO", "rg").decode()
+    assert "rg_nexecutions:" in info
+    assert "rg_nregistrations:3" in info
+    assert "rg_TotalAllocated:" in info
+    assert "rg_CurrAllocated:" in info
+
+
+@pytest.mark.parametrize("mode", ["async", "sync", "async_local"])
+def test_bas_47_the_slow_log(env, mode):
+    """The time that the function ran is what the slow log shows, in all modes."""
+    env.client.config_set("slowlog-log-slower-than", 50_000)
+    env.client.slowlog_reset()
+    env.register(
+        f"""
+        import time
+        GB('CommandReader').foreach(lambda r: time.sleep(0.1)).register(trigger='t', mode='{mode}')
+        """
+    )
+    env.client.slowlog_reset()
+    env.trigger("t")
+    entry = wait_until(lambda: env.client.execute_command("SLOWLOG", "GET", "1"))[0]
+    env.client.config_set("slowlog-log-slower-than", 10_000)
+    assert [word.upper() for word in slow_command(entry)] == ["RG.TRIGGER", "T"]
+
+
+def slow_command(entry):
+    command = entry["command"] if isinstance(entry, dict) else entry[3]
+    if isinstance(command, bytes):
+        command = command.decode()
+    return command.split() if isinstance(command, str) else command
+
+
+def test_bas_48_a_stream_emptied_after_an_abort(env):
+    script = "GB('StreamReader').foreach(lambda r: nope).register('s', onFailedPolicy='abort')"
+    env.register(script)
+    env.add("s")
+    wait_until(lambda: env.data()["status"] == "ABORTED")
+    env.client.xtrim("s", maxlen=0)
+    env.register(script)
+    assert len(env.registrations()) == 2
+    env.add("s")
+    wait_until(
+        lambda: {e["RegistrationData"]["status"] for e in env.registrations()} == {"ABORTED"}
+    )
+
+
+@pytest.mark.parametrize("mode", ["async", "async_local"])
+def test_bas_49_an_asynchronous_hook_and_execute(env, mode):
+    env.register(
+        f"GB('CommandReader').map(lambda r: call_next(*r[1:])).register(hook='set', mode='{mode}')"
+    )
+    errors = env.errors("GB('ShardsIDReader').foreach(lambda x: execute('set', 'x', 1)).run()")
+    assert "blocking is not allowed" in errors[0]
+
+
+def test_bas_50_a_reply_that_becomes_an_error(env):
+    env.register(
+        """
+        GB().foreach(lambda r: override_reply('-ERR no')) \\
+            .register('*', commands=['set'], mode='async_local')
+        """
+    )
+    assert env.call("SET", "x", "1") == Error("ERR no")
+    script = "GB('ShardsIDReader').map(lambda x: execute('ping')).run()"
+    assert env.results(script) == ["PONG"]

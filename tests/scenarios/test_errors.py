@@ -206,3 +206,117 @@ def test_err_51_call_next_in_accumulate(two):
 def test_err_52_call_next_in_groupby(two):
     script = "GB().groupby(lambda r: r['key'], lambda k, a, r: call_next()).run()"
     assert NO_HOOK in two.errors(script)[0]
+
+
+UNPICKLABLE = "import _thread\nlock = _thread.allocate_lock()\n"
+
+
+@pytest.mark.parametrize("reader", ["KeysReader", "StreamReader"])
+def test_err_04_what_can_not_be_pickled(env, reader):
+    script = f"{UNPICKLABLE}GB('{reader}').foreach(lambda r: lock).register('x')"
+    assert "Error occured when serialized a python callback" in env.refused(script)
+    assert env.registrations() == []
+
+
+def check_refused(env, call, text):
+    assert text in env.refused(call)
+    assert env.registrations() == []
+
+
+def test_err_14_neither_trigger_nor_hook(env):
+    check_refused(env, "GB('CommandReader').register()", "no trigger or hook argument was given")
+
+
+def test_err_15_a_trigger_twice(env):
+    script = "GB('CommandReader').register(trigger='t')"
+    env.register(script)
+    assert "trigger already registered" in env.refused(script)
+    assert len(env.registrations()) == 1
+
+
+@pytest.mark.parametrize("mode", ["sync", "async", "async_local"])
+def test_err_16_a_trigger_that_fails(env, mode):
+    script = "GB('CommandReader').foreach(lambda r: nope).register(trigger='t', mode='{}')"
+    env.register(script.format(mode))
+    assert UNDEFINED in env.error("RG.TRIGGER", "t")
+
+
+def test_err_18_a_prefix_that_is_no_text(env):
+    check_refused(env, "GB().register(1)", "regex argument must be a string")
+
+
+@pytest.mark.parametrize("argument", ["eventTypes", "keyTypes"])
+def test_err_19_types_that_are_no_text(env, argument):
+    check_refused(env, f"GB().register({argument}=[1, 2])", "type is not string")
+
+
+def test_err_20_commands(env):
+    check_refused(env, "GB().register(commands=1)", "not iterable")
+    check_refused(env, "GB().register(commands=[1, 2])", "type is not string")
+
+
+def test_err_22_a_time_event(env):
+    check_refused(env, "registerTE(1, 'no function')", "callback must be a function")
+
+
+def test_err_33_on_registered(env):
+    check_refused(env, "GB().register(onRegistered=1)", "argument must be a function")
+
+
+@pytest.mark.parametrize("mode", ["1", "'test'"])
+def test_err_34_mode(env, mode):
+    check_refused(env, f"GB().register(mode={mode})", "execution mode")
+
+
+@pytest.mark.parametrize(
+    ("argument", "text"),
+    [
+        ("batch='x'", "batch argument must be a number"),
+        ("duration='x'", "duration argument must be a number"),
+        ("onFailedRetryInterval='x'", "retryInterval argument must be a number"),
+        ("trimStream='x'", "pyTrimmStream argument must be a boolean"),
+    ],
+)
+def test_err_35_to_38_arguments_of_streams(env, argument, text):
+    check_refused(env, f"GB('StreamReader').register('s', {argument})", text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ("hook='nope', keyprefix='k'", "Can not override an unexisting command"),
+        ("hook='multi'", "Can not override a command which are not allowed inside a script"),
+        ("hook='exec'", "Can not override a command which are not allowed inside a script"),
+    ],
+)
+def test_err_42_to_44_hooks(env, arguments, text):
+    check_refused(env, f"GB('CommandReader').register({arguments}, mode='sync')", text)
+
+
+@pytest.mark.parametrize(
+    ("command", "text"),
+    [
+        ("nope", "bad reply"),
+        ("xread", "Can not hook a command with moveable keys by key prefix"),
+        ("exec", "Can not hook a command which are not allowed inside a script"),
+        ("eval", "Can not hook a command which are not allowed inside a script"),
+    ],
+)
+def test_err_45_to_48_commands_of_keys(env, command, text):
+    check_refused(env, f"GB().register(commands=['{command}'])", text)
+
+
+def test_err_55_a_hook_of_two_results(env):
+    env.register(
+        """
+        GB('CommandReader').flatmap(lambda r: [1, 2]).register(hook='hset', mode='sync')
+        """
+    )
+    assert env.error("HSET", "h", "f", "v") == "Command hook must return exactly one result"
+
+
+def test_err_56_a_hook_on_an_asynchronous_one(env):
+    script = "GB('CommandReader').register(hook='hset', mode='async_local')"
+    env.register(script)
+    assert "Can not override a none sync registration" in env.refused(script)
+    assert len(env.registrations()) == 1

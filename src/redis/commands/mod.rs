@@ -6,6 +6,7 @@ mod config;
 mod executions;
 mod pyexecute;
 mod pystats;
+mod registrations;
 
 use super::Module;
 use super::raw::{Args, Argument, Ctx};
@@ -21,14 +22,26 @@ pub(super) struct Command {
     pub(super) summary: &'static str,
     pub(super) complexity: &'static str,
     pub(super) arguments: &'static [Argument],
+    /// The position of its key; 0 for none.
+    pub(super) key: std::ffi::c_int,
     pub(super) handler: Handler,
 }
+
+pub(super) use registrations::info as registration_info;
 
 /// Loads code: whoever may do so may do anything. Not in the category of writing commands, which is
 /// given away more lightly.
 const LOADS_CODE: (&str, &str) = ("write deny-oom admin", "admin dangerous slow");
 /// Changes what the module does or keeps.
 const CHANGES: (&str, &str) = ("admin deny-script", "admin dangerous slow");
+/// Runs what was registered, which may write.
+const RUNS: (&str, &str) = ("write deny-oom", "write slow");
+/// Carries commands that have hooks: it checks for itself what the server checks for those.
+const CARRIES: (&str, &str) = ("readonly getkeys-api", "slow");
+/// Comes from the master or the AOF only.
+const REPLAYED: (&str, &str) = ("admin write", "admin dangerous slow");
+/// Looks at scripts, which may hold secrets.
+const LOOKS_AT_CODE: (&str, &str) = ("readonly admin", "admin dangerous slow");
 /// Looks.
 const READS: (&str, &str) = ("readonly", "read slow");
 
@@ -47,6 +60,7 @@ const fn command(
         summary,
         complexity,
         arguments,
+        key: 0,
         handler,
     }
 }
@@ -59,6 +73,22 @@ const PLAIN: Argument = Argument {
     multiple: false,
 };
 const ID: &[Argument] = &[PLAIN];
+const IDS: &[Argument] = &[Argument {
+    multiple: true,
+    ..PLAIN
+}];
+const TRIGGER: &[Argument] = &[
+    Argument {
+        name: c"trigger",
+        ..PLAIN
+    },
+    Argument {
+        name: c"argument",
+        optional: true,
+        multiple: true,
+        ..PLAIN
+    },
+];
 
 const fn word(name: &'static std::ffi::CStr, token: &'static std::ffi::CStr) -> Argument {
     Argument {
@@ -81,7 +111,7 @@ const fn option(name: &'static std::ffi::CStr, token: &'static std::ffi::CStr) -
 }
 
 /// All commands.
-pub(super) const COMMANDS: [Command; 12] = [
+pub(super) const COMMANDS: [Command; 24] = [
     command(
         "rg.pyexecute",
         LOADS_CODE,
@@ -214,5 +244,104 @@ pub(super) const COMMANDS: [Command; 12] = [
         "O(N) where N is the number of shards",
         &[],
         cluster::refresh_cluster,
+    ),
+    command(
+        "rg.trigger",
+        RUNS,
+        "Runs a registered function by the name of its trigger.",
+        "Depends on the function",
+        TRIGGER,
+        registrations::trigger,
+    ),
+    Command {
+        key: 2,
+        ..command(
+            "rg.triggeronkey",
+            RUNS,
+            "Runs a registered function by the name of its trigger, where a key is.",
+            "Depends on the function",
+            TRIGGER,
+            registrations::trigger,
+        )
+    },
+    command(
+        "rg.dumpregistrations",
+        READS,
+        "Lists the registered functions.",
+        "O(N) where N is the number of registrations",
+        &[],
+        registrations::dump_registrations,
+    ),
+    command(
+        "rg.unregister",
+        CHANGES,
+        "Removes a registration.",
+        "O(N) where N is the number of registrations",
+        &[PLAIN, word(c"abort-pending", c"ABORTPENDING")],
+        registrations::unregister,
+    ),
+    command(
+        "rg.pauseregistrations",
+        CHANGES,
+        "Pauses functions that read streams.",
+        "O(N) where N is the number of ids given",
+        IDS,
+        registrations::pause,
+    ),
+    command(
+        "rg.unpauseregistrations",
+        CHANGES,
+        "Lets paused functions go on.",
+        "O(N) where N is the number of ids given",
+        IDS,
+        registrations::unpause,
+    ),
+    command(
+        "rg.clearregistrationsstats",
+        CHANGES,
+        "Sets the statistics of all registrations to zero.",
+        "O(N) where N is the number of registrations",
+        &[],
+        registrations::clear_statistics,
+    ),
+    command(
+        "rg.pysessionsource",
+        LOOKS_AT_CODE,
+        "Returns the script of a session that has registrations.",
+        "O(N) where N is the length of the script",
+        ID,
+        registrations::session_source,
+    ),
+    command(
+        "rg.innerhook",
+        CARRIES,
+        "Internal: carries a command that has a hook.",
+        "Depends on the function",
+        &[],
+        registrations::inner_hook,
+    ),
+    command(
+        "rg.innerregister",
+        REPLAYED,
+        "Internal: registrations on replicas and from the AOF.",
+        "O(N) where N is the number of registrations",
+        &[],
+        registrations::inner_register,
+    ),
+    command(
+        "rg.innerunregister",
+        REPLAYED,
+        "Internal: removes a registration on replicas and from the AOF.",
+        "O(N) where N is the number of registrations",
+        &[],
+        registrations::inner_unregister,
+    ),
+    command(
+        "rg.innertimeevent",
+        REPLAYED,
+        "Internal: a time event on replicas and from the AOF.",
+        "O(1)",
+        &[],
+        registrations::inner_time_event,
     ),
 ];

@@ -1,5 +1,6 @@
 //! RG.PYEXECUTE: a script, and the function it builds.
 
+use crate::engine::Registrar;
 use crate::python::{self, Script, ScriptEnd};
 use crate::redis::Module;
 use crate::redis::raw::{Args, BlockedClient, Ctx};
@@ -11,6 +12,8 @@ struct Options {
     unblocking: bool,
     id: Option<String>,
     description: Option<String>,
+    upgrade: bool,
+    replaces: Option<String>,
     /// Options whose feature does not exist yet.
     later: Option<&'static str>,
 }
@@ -29,11 +32,8 @@ impl Options {
                 b"UNBLOCKING" => options.unblocking = true,
                 b"ID" => options.id = Some(checked_id(value("ID")?)?),
                 b"DESCRIPTION" => options.description = Some(value("DESCRIPTION")?),
-                b"UPGRADE" => options.later = Some("UPGRADE"),
-                b"REPLACE_WITH" => {
-                    value("REPLACE_WITH")?;
-                    options.later = Some("REPLACE_WITH");
-                }
+                b"UPGRADE" => options.upgrade = true,
+                b"REPLACE_WITH" => options.replaces = Some(value("REPLACE_WITH")?),
                 b"FORCE_REINSTALL_REQUIREMENTS" => {
                     options.later = Some("FORCE_REINSTALL_REQUIREMENTS");
                 }
@@ -89,9 +89,18 @@ pub(super) fn pyexecute(module: &'static Module, ctx: Ctx<'_>, args: &Args<'_>) 
         let error = format!("ERR {option} is not available yet: it comes with a later version");
         return ctx.error(error.as_bytes());
     }
+    let id = options.id.unwrap_or_else(random_id);
+    let (upgrade, replaces) = (options.upgrade, options.replaces);
+    let refused = module
+        .registrations
+        .refuse_session(&id, upgrade, replaces.as_deref());
+    if let Some(error) = refused {
+        return ctx.error(error.as_bytes());
+    }
     let script = Script {
         source: source.to_vec(),
-        id: options.id.unwrap_or_else(random_id),
+        replaces: replaces.or_else(|| upgrade.then(|| id.clone())),
+        id,
         description: options.description,
         user: ctx.user(),
     };
@@ -104,6 +113,19 @@ fn run(module: &'static Module, script: Script, unblocking: bool, client: Blocke
     match python::run_script(script) {
         Err(error) => client.reply(|ctx| ctx.error(error.as_bytes())),
         Ok(ScriptEnd::Nothing) => client.reply(|ctx| ctx.status(b"OK")),
+        Ok(ScriptEnd::Registered(change, run)) => {
+            let applied = module.registrations.apply(change);
+            match (&applied, run) {
+                // Its results are for whoever asks for them by its id.
+                (Ok(()), Some(execution)) => module.registry.start(&execution, true),
+                (Err(_), Some(execution)) => module.registry.discard(&execution),
+                (_, None) => {}
+            }
+            client.reply(|ctx| match applied {
+                Ok(()) => ctx.status(b"OK"),
+                Err(error) => ctx.error(error.as_bytes()),
+            });
+        }
         Ok(ScriptEnd::Run(execution)) if unblocking => {
             let id = execution.id.to_string();
             module.registry.start(&execution, true);
@@ -134,7 +156,7 @@ mod tests {
             unblocking: true,
             id: Some("ID".into()),
             description: Some("x y".into()),
-            later: None,
+            ..Options::default()
         };
         assert_eq!(options, Ok(want));
     }

@@ -99,8 +99,17 @@ thread_local! {
     /// The hold that lasts as long as the atomic block this thread is in.
     static ATOMIC: RefCell<Option<AtomicBlock>> = const { RefCell::new(None) };
     static BORROWER: Arc<Borrower> = Arc::new(Borrower::current());
+    /// How many times over this thread holds the lock, or has it on loan.
+    static HOLDING: Cell<u32> = const { Cell::new(0) };
+    /// The main thread holds it whenever it runs code of ours.
+    static IS_MAIN: Cell<bool> = const { Cell::new(false) };
     /// When the loan of this thread ends.
     static LOAN_END: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// Whether this thread holds the lock.
+fn holds() -> bool {
+    IS_MAIN.get() || HOLDING.get() > 0
 }
 
 /// How this thread has the lock.
@@ -109,6 +118,8 @@ enum Hold {
     Taken(Instant),
     /// On loan until then.
     Loan(Instant, Arc<Borrower>),
+    /// Inside of a hold that was there before.
+    Nested,
 }
 
 /// An atomic block of a thread.
@@ -122,7 +133,7 @@ impl Drop for AtomicBlock {
     /// The thread ends: without this the server would stand still for ever.
     fn drop(&mut self) {
         if let Some(hold) = self.hold.take() {
-            self.lock.release(&hold, false, false);
+            self.lock.end(&hold, false, false);
             let message = "a thread ended inside an atomic block, which has been closed";
             self.lock.server.log(LogLevel::Warning, message);
         }
@@ -130,9 +141,10 @@ impl Drop for AtomicBlock {
 }
 
 impl Lock {
-    /// Found when the module loads, while the server has one poll descriptor. `lends`: the main
+    /// Made by the main thread when the module loads, while the server has one poll descriptor. `lends`: the main
     /// thread will call [`Lock::before_sleep`] and [`Lock::after_sleep`].
     pub(super) fn new(server: Server, lends: bool) -> Self {
+        IS_MAIN.set(true);
         Self {
             server,
             clients: poll_descriptor(),
@@ -148,24 +160,19 @@ impl Lock {
         }
     }
 
-    /// Runs a short `body` with the lock held, inside the atomic block of this thread if it is in
-    /// one. The thread may want the lock again at once.
+    /// Runs a short `body` with the lock held; at once if this thread holds it already. The thread
+    /// may want the lock again soon.
     pub(super) fn with<R>(&self, body: impl FnOnce(Server) -> R) -> R {
-        if self.is_atomic() {
+        if holds() {
             return body(self.server);
         }
-        let _release = Release {
-            lock: self,
-            hold: self.acquire_unpaused(),
-            rests: true,
-            lingers: true,
-        };
+        let _release = Release::new(self, self.acquire_unpaused(), true, true);
         body(self.server)
     }
 
     /// The same without ever waiting: `None` if the lock is not free, or if it is time to rest.
     pub(super) fn try_with<R>(&self, body: impl FnOnce(Server) -> R) -> Option<R> {
-        if self.is_atomic() {
+        if holds() {
             return Some(body(self.server));
         }
         if HELD.get() >= SLICE {
@@ -176,12 +183,7 @@ impl Lock {
             self.release(&hold, false, false);
             return None;
         }
-        let _release = Release {
-            lock: self,
-            hold,
-            rests: false,
-            lingers: true,
-        };
+        let _release = Release::new(self, hold, false, true);
         Some(body(self.server))
     }
 
@@ -190,6 +192,9 @@ impl Lock {
         &self,
         body: impl FnOnce(Server, Instant) -> R + Send + 'static,
     ) -> R {
+        if holds() {
+            return body(self.server, Instant::now() + SLICE);
+        }
         self.turn.take();
         if self.server.try_lock() {
             return self.run_slice(body);
@@ -233,13 +238,7 @@ impl Lock {
     /// The lock was just taken.
     fn run_slice<R>(&self, body: impl FnOnce(Server, Instant) -> R) -> R {
         let begin = Instant::now();
-        let hold = Hold::Taken(begin);
-        let _release = Release {
-            lock: self,
-            hold,
-            rests: true,
-            lingers: false,
-        };
+        let _release = Release::new(self, Hold::Taken(begin), true, false);
         body(self.server, begin + SLICE)
     }
 
@@ -248,9 +247,16 @@ impl Lock {
         if self.is_atomic() {
             return false;
         }
+        let hold = if holds() {
+            Hold::Nested
+        } else {
+            let hold = self.acquire_unpaused();
+            HOLDING.set(HOLDING.get() + 1);
+            hold
+        };
         let block = AtomicBlock {
             lock: self.clone(),
-            hold: Some(self.acquire_unpaused()),
+            hold: Some(hold),
         };
         ATOMIC.set(Some(block));
         true
@@ -261,8 +267,17 @@ impl Lock {
         let Some(hold) = ATOMIC.take().and_then(|mut block| block.hold.take()) else {
             return false;
         };
-        self.release(&hold, true, true);
+        self.end(&hold, true, true);
         true
+    }
+
+    /// Releases what made this thread a holder.
+    fn end(&self, hold: &Hold, rests: bool, lingers: bool) {
+        // Functions that react to events may run while the lock is released: they hold it still.
+        self.release(hold, rests, lingers);
+        if !matches!(hold, Hold::Nested) {
+            HOLDING.set(HOLDING.get().saturating_sub(1));
+        }
     }
 
     /// Whether this thread is in an atomic block.
@@ -360,6 +375,7 @@ impl Lock {
 
     fn release(&self, hold: &Hold, rests: bool, lingers: bool) {
         match *hold {
+            Hold::Nested => {}
             Hold::Taken(begin) => self.unlock(begin.elapsed(), rests),
             Hold::Loan(end, ref borrower) if lingers && Instant::now() < end => {
                 // The main thread looks by itself: waking it costs more than a command.
@@ -510,9 +526,22 @@ struct Release<'a> {
     lingers: bool,
 }
 
+impl<'a> Release<'a> {
+    /// This thread holds the lock until this is dropped.
+    fn new(lock: &'a Lock, hold: Hold, rests: bool, lingers: bool) -> Self {
+        HOLDING.set(HOLDING.get() + 1);
+        Self {
+            lock,
+            hold,
+            rests,
+            lingers,
+        }
+    }
+}
+
 impl Drop for Release<'_> {
     fn drop(&mut self) {
-        self.lock.release(&self.hold, self.rests, self.lingers);
+        self.lock.end(&self.hold, self.rests, self.lingers);
     }
 }
 

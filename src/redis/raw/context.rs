@@ -6,10 +6,14 @@ use std::ptr::{self, NonNull};
 
 use redis_module::raw as api;
 
-use super::{RedisModuleCtx, RedisModuleString, bytes};
+use super::{CallReply, Client, RedisModuleCtx, RedisModuleString, bytes};
 
 /// The words of a command.
-pub(in crate::redis) struct Args<'a>(Vec<&'a [u8]>);
+pub(in crate::redis) struct Args<'a> {
+    words: Vec<&'a [u8]>,
+    /// Whether the command filter rewrote it.
+    carried: bool,
+}
 
 impl<'a> Args<'a> {
     /// # Safety contract of the caller (callbacks of the server only)
@@ -18,17 +22,31 @@ impl<'a> Args<'a> {
         let count = usize::try_from(argc).unwrap_or(0);
         // SAFETY: see above.
         let words = (0..count).map(|at| unsafe { bytes(*argv.add(at)) });
-        Self(words.collect())
+        let first = if count > 0 {
+            // SAFETY: as above; only the address is looked at.
+            unsafe { *argv }
+        } else {
+            ptr::null_mut()
+        };
+        Self {
+            words: words.collect(),
+            carried: super::events::is_carrier(first),
+        }
+    }
+
+    /// Whether the command filter rewrote it, rather than a client having sent it.
+    pub(in crate::redis) fn is_carried(&self) -> bool {
+        self.carried
     }
 
     /// Words after the command's name.
     pub(in crate::redis) fn rest(&self) -> &[&'a [u8]] {
-        self.0.get(1..).unwrap_or_default()
+        self.words.get(1..).unwrap_or_default()
     }
 
     /// All words.
     pub(in crate::redis) fn all(&self) -> &[&'a [u8]] {
-        &self.0
+        &self.words
     }
 }
 
@@ -112,11 +130,30 @@ impl<'a> Ctx<'a> {
         }
     }
 
+    /// A null.
+    pub(in crate::redis) fn null(self) {
+        // SAFETY: as `bulk`.
+        unsafe {
+            call!(RedisModule_ReplyWithNull, self.raw);
+        }
+    }
+
+    /// A double; in RESP2 its shortest exact text.
+    pub(in crate::redis) fn double(self, number: f64) {
+        // SAFETY: as `bulk`.
+        unsafe {
+            call!(RedisModule_ReplyWithDouble, self.raw, number);
+        }
+    }
+
+    fn flags(self) -> u32 {
+        // SAFETY: the context is valid.
+        unsafe { call!(RedisModule_GetContextFlags, self.raw) }.cast_unsigned()
+    }
+
     /// Whether this server follows another one.
     pub(in crate::redis) fn is_replica(self) -> bool {
-        // SAFETY: the context is valid.
-        let flags = unsafe { call!(RedisModule_GetContextFlags, self.raw) };
-        flags & api::REDISMODULE_CTX_FLAGS_SLAVE as c_int != 0
+        self.flags() & api::REDISMODULE_CTX_FLAGS_SLAVE != 0
     }
 
     /// Whether the client may be blocked: no transaction, no script.
@@ -124,9 +161,57 @@ impl<'a> Ctx<'a> {
         let no = api::REDISMODULE_CTX_FLAGS_MULTI
             | api::REDISMODULE_CTX_FLAGS_LUA
             | api::REDISMODULE_CTX_FLAGS_DENY_BLOCKING;
+        self.flags() & no == 0
+    }
+
+    /// Whether the command comes from the server that this one follows, or out of the AOF.
+    pub(in crate::redis) fn is_replayed(self) -> bool {
+        let replayed = api::REDISMODULE_CTX_FLAGS_REPLICATED | api::REDISMODULE_CTX_FLAGS_LOADING;
+        self.flags() & replayed != 0
+    }
+
+    /// Whether the server takes more memory than it may.
+    pub(in crate::redis) fn is_out_of_memory(self) -> bool {
+        self.flags() & api::REDISMODULE_CTX_FLAGS_OOM != 0
+    }
+
+    /// Who sent the command, for commands that are run in its place.
+    pub(in crate::redis) fn client(self) -> Client {
+        Client {
+            user: self.user(),
+            // SAFETY: the context is valid.
+            db: unsafe { call!(RedisModule_GetSelectedDb, self.raw) },
+            resp3: self.flags() & api::REDISMODULE_CTX_FLAGS_RESP3 != 0,
+        }
+    }
+
+    /// Whether the server only asks where the keys of the command are.
+    pub(in crate::redis) fn asks_for_keys(self) -> bool {
         // SAFETY: the context is valid.
-        let flags = unsafe { call!(RedisModule_GetContextFlags, self.raw) };
-        flags & no as c_int == 0
+        unsafe { call!(RedisModule_IsKeysPositionRequest, self.raw) != 0 }
+    }
+
+    /// A key of the command is this word.
+    pub(in crate::redis) fn key_at(self, at: usize) {
+        let at = c_int::try_from(at).unwrap_or(c_int::MAX);
+        // SAFETY: as `asks_for_keys`, which said so.
+        unsafe { call!(RedisModule_KeyAtPos, self.raw, at) }
+    }
+
+    /// Sends the command on to replicas and AOF as it is.
+    pub(in crate::redis) fn replicate_verbatim(self) {
+        // SAFETY: the context is valid.
+        unsafe {
+            call!(RedisModule_ReplicateVerbatim, self.raw);
+        }
+    }
+
+    /// A reply of the server.
+    pub(in crate::redis) fn call_reply(self, reply: &CallReply) {
+        // SAFETY: both are valid; the server copies the reply.
+        unsafe {
+            call!(RedisModule_ReplyWithCallReply, self.raw, reply.raw());
+        }
     }
 
     /// The name of the user that sent the command.

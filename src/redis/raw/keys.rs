@@ -1,5 +1,6 @@
 //! Keys: walking over them, and reading their values into a chunk.
 
+use std::cell::Cell;
 use std::ffi::{c_int, c_long, c_void};
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
@@ -10,14 +11,41 @@ use super::server::User;
 use super::{OK, RedisModuleCtx, RedisModuleString, Server, bytes, string};
 use crate::engine::{Chunk, KeyType};
 
-/// A walk over all keys, in steps.
-pub(in crate::redis) struct Scan {
-    keys: NonNull<api::RedisModuleScanCursor>,
-    fields: NonNull<api::RedisModuleScanCursor>,
-}
+/// Where a walk is.
+struct Cursor(NonNull<api::RedisModuleScanCursor>);
 
 // SAFETY: a cursor is plain memory; it is used under the server lock.
-unsafe impl Send for Scan {}
+unsafe impl Send for Cursor {}
+
+impl Cursor {
+    fn new() -> Self {
+        // SAFETY: takes nothing.
+        let cursor = unsafe { call!(RedisModule_ScanCursorCreate) };
+        Self(NonNull::new(cursor).expect("the server's allocator never returns null"))
+    }
+}
+
+impl Drop for Cursor {
+    fn drop(&mut self) {
+        // SAFETY: the cursor is ours.
+        unsafe { call!(RedisModule_ScanCursorDestroy, self.0.as_ptr()) }
+    }
+}
+
+thread_local! {
+    /// For the fields of one key at a time.
+    static FIELDS: Cursor = Cursor::new();
+    /// Whether this thread opens a key: what that does to the key is nobody's event.
+    static OPENING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether an event of a missing key is due to this thread opening it for a record.
+pub(in crate::redis) fn is_opening() -> bool {
+    OPENING.get()
+}
+
+/// A walk over all keys, in steps.
+pub(in crate::redis) struct Scan(Cursor);
 
 /// What a walk does with each key.
 pub(in crate::redis) trait Visitor {
@@ -27,21 +55,12 @@ pub(in crate::redis) trait Visitor {
 
 struct Visit<'a> {
     visitor: &'a mut dyn Visitor,
-    fields: NonNull<api::RedisModuleScanCursor>,
 }
 
 impl Scan {
     /// A walk from the beginning.
     pub(in crate::redis) fn new() -> Self {
-        let cursor = || {
-            // SAFETY: takes nothing.
-            let cursor = unsafe { call!(RedisModule_ScanCursorCreate) };
-            NonNull::new(cursor).expect("the server's allocator never returns null")
-        };
-        Self {
-            keys: cursor(),
-            fields: cursor(),
-        }
+        Self(Cursor::new())
     }
 
     /// One step; `false` when all keys were seen. The server lock is held.
@@ -61,37 +80,23 @@ impl Scan {
                     let key = Key {
                         raw,
                         name,
-                        fields: visit.fields,
                         scope: PhantomData,
                     };
                     visit.visitor.key(bytes(name), &key);
                 }
             }
         }
-        let mut visit_data = Visit {
-            visitor,
-            fields: self.fields,
-        };
+        let mut visit_data = Visit { visitor };
         // SAFETY: the lock is held; `visit_data` outlives the call.
         unsafe {
             let data = (&raw mut visit_data).cast();
             call!(
                 RedisModule_Scan,
                 server.raw(),
-                self.keys.as_ptr(),
+                self.0.0.as_ptr(),
                 Some(visit),
                 data
             ) != 0
-        }
-    }
-}
-
-impl Drop for Scan {
-    fn drop(&mut self) {
-        // SAFETY: both cursors are ours.
-        unsafe {
-            call!(RedisModule_ScanCursorDestroy, self.keys.as_ptr());
-            call!(RedisModule_ScanCursorDestroy, self.fields.as_ptr());
         }
     }
 }
@@ -100,7 +105,6 @@ impl Drop for Scan {
 pub(in crate::redis) struct Key<'a> {
     raw: NonNull<api::RedisModuleKey>,
     name: *mut RedisModuleString,
-    fields: NonNull<api::RedisModuleScanCursor>,
     scope: PhantomData<&'a ()>,
 }
 
@@ -111,7 +115,6 @@ type EachElement<'a> = dyn FnMut(&[u8], Option<&[u8]>) + 'a;
 /// lock is held.
 pub(in crate::redis) fn with_key<R>(
     server: Server,
-    scan: &Scan,
     user: &User,
     name: &[u8],
     read: impl FnOnce(Option<&Key<'_>>) -> R,
@@ -122,11 +125,12 @@ pub(in crate::redis) fn with_key<R>(
         let string = string(name);
         let out = user.may_read(string).then(|| {
             let mode = api::REDISMODULE_READ as c_int;
+            let before = OPENING.replace(true);
             let raw = call!(RedisModule_OpenKey, server.raw(), string, mode);
+            OPENING.set(before);
             let key = NonNull::new(raw.cast()).map(|raw| Key {
                 raw,
                 name: string,
-                fields: scan.fields,
                 scope: PhantomData,
             });
             let out = read(key.as_ref());
@@ -136,6 +140,49 @@ pub(in crate::redis) fn with_key<R>(
             out
         });
         call!(RedisModule_FreeString, null, string);
+        out
+    }
+}
+
+/// The type of a key, without touching it. The server lock is held.
+pub(in crate::redis) fn key_type(server: Server, name: &[u8]) -> KeyType {
+    look(server, name, |key| key.map_or(KeyType::Empty, Key::kind))
+}
+
+/// Opens a stream as the server itself, without touching it; not called if there is none. The
+/// server lock is held.
+pub(in crate::redis) fn with_stream(server: Server, name: &[u8], read: impl FnOnce(&Key<'_>)) {
+    look(server, name, |key| {
+        if let Some(key) = key.filter(|key| key.kind() == KeyType::Stream) {
+            read(key);
+        }
+    });
+}
+
+fn look<R>(server: Server, name: &[u8], read: impl FnOnce(Option<&Key<'_>>) -> R) -> R {
+    // Servers before 7.2 know only some of these; they ignore the others.
+    let mode = api::REDISMODULE_READ
+        | api::REDISMODULE_OPEN_KEY_NOTOUCH
+        | api::REDISMODULE_OPEN_KEY_NONOTIFY
+        | api::REDISMODULE_OPEN_KEY_NOSTATS
+        | api::REDISMODULE_OPEN_KEY_NOEXPIRE
+        | api::REDISMODULE_OPEN_KEY_NOEFFECTS;
+    // SAFETY: the lock is held; the string is ours and freed, the key closed.
+    unsafe {
+        let string = string(name);
+        let before = OPENING.replace(true);
+        let raw = call!(RedisModule_OpenKey, server.raw(), string, mode as c_int);
+        OPENING.set(before);
+        let key = NonNull::new(raw.cast()).map(|raw| Key {
+            raw,
+            name: string,
+            scope: PhantomData,
+        });
+        let out = read(key.as_ref());
+        if let Some(key) = key {
+            call!(RedisModule_CloseKey, key.raw.as_ptr());
+        }
+        call!(RedisModule_FreeString, ptr::null_mut(), string);
         out
     }
 }
@@ -225,8 +272,8 @@ impl Key<'_> {
         }
         let mut data = Each { each, count: 0 };
         // SAFETY: the key is open and a hash or set; the cursor is used for one key at a time.
-        unsafe {
-            let (key, cursor) = (self.raw.as_ptr(), self.fields.as_ptr());
+        FIELDS.with(|fields| unsafe {
+            let (key, cursor) = (self.raw.as_ptr(), fields.0.as_ptr());
             call!(RedisModule_ScanCursorRestart, cursor);
             while call!(
                 RedisModule_ScanKey,
@@ -236,7 +283,7 @@ impl Key<'_> {
                 (&raw mut data).cast()
             ) != 0
             {}
-        }
+        });
         data.count
     }
 
@@ -293,18 +340,43 @@ impl Key<'_> {
     /// Writes the entries of a stream; their number.
     pub(in crate::redis) fn stream(&self, chunk: &mut Chunk) -> usize {
         let mut count = 0;
-        // SAFETY: the key is open and holds a stream; fields and values are ours and freed.
+        self.entries(None, &mut |id, fields| {
+            chunk.stream_entry(id.to_string().as_bytes(), fields.len());
+            fields.write(chunk);
+            count += 1;
+            true
+        });
+        count
+    }
+
+    /// Calls `each` with the entries after an id, for as long as it says so.
+    pub(in crate::redis) fn entries(
+        &self,
+        after: Option<EntryId>,
+        each: &mut dyn FnMut(EntryId, Fields<'_>) -> bool,
+    ) {
+        // SAFETY: the key is open and holds a stream.
         unsafe {
             let key = self.raw.as_ptr();
+            let mut start = after.map(|id| api::RedisModuleStreamID {
+                ms: id.0,
+                seq: id.1,
+            });
+            let start = start.as_mut().map_or(ptr::null_mut(), ptr::from_mut);
+            let exclusive = if after.is_some() {
+                api::REDISMODULE_STREAM_ITERATOR_EXCLUSIVE as c_int
+            } else {
+                0
+            };
             if call!(
                 RedisModule_StreamIteratorStart,
                 key,
-                0,
-                ptr::null_mut(),
+                exclusive,
+                start,
                 ptr::null_mut()
             ) != OK
             {
-                return 0;
+                return;
             }
             let mut id = api::RedisModuleStreamID { ms: 0, seq: 0 };
             let mut fields = 0;
@@ -315,24 +387,82 @@ impl Key<'_> {
                 &raw mut fields
             ) == OK
             {
-                let name = format!("{}-{}", id.ms, id.seq);
-                chunk.stream_entry(name.as_bytes(), usize::try_from(fields).unwrap_or(0));
-                for _ in 0..fields {
-                    let (mut field, mut value) = (ptr::null_mut(), ptr::null_mut());
-                    let (field_at, value_at) = (&raw mut field, &raw mut value);
-                    if call!(RedisModule_StreamIteratorNextField, key, field_at, value_at) != OK {
-                        // The entry said how many: keep the promise made to the chunk.
-                        chunk.pair(b"", b"");
-                        continue;
-                    }
-                    chunk.pair(bytes(field), bytes(value));
-                    call!(RedisModule_FreeString, ptr::null_mut(), field);
-                    call!(RedisModule_FreeString, ptr::null_mut(), value);
+                let fields = Fields {
+                    key,
+                    count: usize::try_from(fields).unwrap_or(0),
+                    scope: PhantomData,
+                };
+                if !each(EntryId(id.ms, id.seq), fields) {
+                    break;
                 }
-                count += 1;
             }
             call!(RedisModule_StreamIteratorStop, key);
         }
-        count
+    }
+}
+
+/// The id of an entry: milliseconds and sequence number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(in crate::redis) struct EntryId(pub(in crate::redis) u64, pub(in crate::redis) u64);
+
+impl EntryId {
+    /// Reads an id; the sequence number may be missing.
+    pub(in crate::redis) fn parse(text: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(text).ok()?;
+        let (ms, seq) = text.split_once('-').unwrap_or((text, "0"));
+        Some(Self(ms.parse().ok()?, seq.parse().ok()?))
+    }
+
+    /// The lowest id above it, if there is one.
+    pub(in crate::redis) fn next(self) -> Option<Self> {
+        match self.1.checked_add(1) {
+            Some(seq) => Some(Self(self.0, seq)),
+            None => Some(Self(self.0.checked_add(1)?, 0)),
+        }
+    }
+}
+
+impl std::fmt::Display for EntryId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}-{}", self.0, self.1)
+    }
+}
+
+/// The fields of the entry that an iterator is at.
+pub(in crate::redis) struct Fields<'a> {
+    key: *mut api::RedisModuleKey,
+    count: usize,
+    scope: PhantomData<&'a ()>,
+}
+
+impl Fields<'_> {
+    /// How many there are.
+    pub(in crate::redis) fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Writes fields and values.
+    pub(in crate::redis) fn write(self, chunk: &mut Chunk) {
+        for _ in 0..self.count {
+            // SAFETY: the iterator is at this entry; fields and values are ours and freed.
+            unsafe {
+                let (mut field, mut value) = (ptr::null_mut(), ptr::null_mut());
+                let (field_at, value_at) = (&raw mut field, &raw mut value);
+                if call!(
+                    RedisModule_StreamIteratorNextField,
+                    self.key,
+                    field_at,
+                    value_at
+                ) != OK
+                {
+                    // The entry said how many: keep the promise made to the chunk.
+                    chunk.pair(b"", b"");
+                    continue;
+                }
+                chunk.pair(bytes(field), bytes(value));
+                call!(RedisModule_FreeString, ptr::null_mut(), field);
+                call!(RedisModule_FreeString, ptr::null_mut(), value);
+            }
+        }
     }
 }

@@ -21,18 +21,25 @@ macro_rules! call {
 const OK: c_int = api::REDISMODULE_OK as c_int;
 
 mod context;
+mod data_type;
+mod events;
 mod keys;
 mod register;
 mod server;
 
 pub(super) use api::{RedisModuleCtx, RedisModuleInfoCtx, RedisModuleString};
 pub(super) use context::{Args, BlockedClient, Ctx};
-pub(super) use keys::{Key, Scan, Visitor, with_key};
-pub(super) use register::{
-    AFTER_SLEEP, Argument, BEFORE_SLEEP, CommandCallback, Event, Info, NOW_REPLICA, create_command,
-    register_info, subscribe_to_event_loop, subscribe_to_role,
+pub(super) use data_type::{Aux, Loaded, TimerKeys, Writer, create_type};
+pub(super) use events::{
+    EventCtx, Filtered, after_event, filter_commands, has_jobs, run_jobs, subscribe_to_keys,
 };
-pub(super) use server::{Server, User, set_replica};
+pub(super) use keys::{EntryId, Key, Scan, Visitor, is_opening, key_type, with_key, with_stream};
+pub(super) use register::{
+    AFTER_SLEEP, Argument, BEFORE_SLEEP, CommandCallback, Event, FORKED, Info, LOAD_FAILED, LOADED,
+    NOW_REPLICA, create_command, register_info, subscribe_to_event_loop, subscribe_to_flush,
+    subscribe_to_fork, subscribe_to_loading, subscribe_to_role, subscribe_to_swap,
+};
+pub(super) use server::{CallReply, Client, Server, User, is_replica, set_replica};
 
 /// Called by the server when it loads the module.
 #[unsafe(no_mangle)]

@@ -42,9 +42,9 @@ pub(in crate::redis) fn create_command(
             name.as_ptr(),
             Some(callback),
             flags.as_ptr(),
-            0,
-            0,
-            0
+            info.key,
+            info.key,
+            c_int::from(info.key != 0)
         );
         if create != OK {
             return false;
@@ -144,6 +144,11 @@ impl Info {
         }
     }
 
+    /// Text under a name that is made up.
+    pub(in crate::redis) fn named_text(&self, name: &str, value: &str) {
+        self.text(&c_string(name), value);
+    }
+
     /// Text.
     pub(in crate::redis) fn text(&self, name: &CStr, value: &str) {
         let value = c_string(value);
@@ -200,6 +205,46 @@ pub(in crate::redis) fn subscribe_to_role(
         api::REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED,
         callback,
     )
+}
+
+/// Has the server call us when it begins and ends to load a data set.
+pub(in crate::redis) fn subscribe_to_loading(
+    ctx: *mut RedisModuleCtx,
+    callback: EventCallback,
+) -> bool {
+    subscribe(ctx, api::REDISMODULE_EVENT_LOADING, callback)
+}
+
+/// The loading event: all is loaded. A lower one: it begins.
+pub(in crate::redis) const LOADED: u64 = api::REDISMODULE_SUBEVENT_LOADING_ENDED;
+/// It could not be loaded.
+pub(in crate::redis) const LOAD_FAILED: u64 = api::REDISMODULE_SUBEVENT_LOADING_FAILED;
+
+/// Has the server call us when it makes a child to save the data.
+pub(in crate::redis) fn subscribe_to_fork(
+    ctx: *mut RedisModuleCtx,
+    callback: EventCallback,
+) -> bool {
+    subscribe(ctx, api::REDISMODULE_EVENT_FORK_CHILD, callback)
+}
+
+/// The child is there.
+pub(in crate::redis) const FORKED: u64 = api::REDISMODULE_SUBEVENT_FORK_CHILD_BORN;
+
+/// Has the server call us when it drops all keys.
+pub(in crate::redis) fn subscribe_to_flush(
+    ctx: *mut RedisModuleCtx,
+    callback: EventCallback,
+) -> bool {
+    subscribe(ctx, api::REDISMODULE_EVENT_FLUSHDB, callback)
+}
+
+/// Has the server call us when it swaps databases.
+pub(in crate::redis) fn subscribe_to_swap(
+    ctx: *mut RedisModuleCtx,
+    callback: EventCallback,
+) -> bool {
+    subscribe(ctx, api::REDISMODULE_EVENT_SWAPDB, callback)
 }
 
 /// The role event: it follows now.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use redis_module::raw as api;
 
-use super::{OK, RedisModuleCtx, RedisModuleString, c_string, string};
+use super::{OK, RedisModuleCtx, RedisModuleString, c_string, run_jobs, string};
 use crate::engine::{self, LogLevel, Reply};
 
 /// A context that lives as long as the module, for work outside of commands.
@@ -106,7 +106,64 @@ impl Server {
         unsafe { User::find(self, name) }
     }
 
+    /// Writes to the keyspace as the server itself, replicated. The server lock is held.
+    pub(in crate::redis) fn write(self, words: &[&[u8]]) -> Result<Reply, String> {
+        self.call_bound(c"!v", &engine::Command::of(words))
+    }
+
+    /// Runs a command in a client's place: with its rights, database and protocol. The server lock
+    /// is held.
+    pub(in crate::redis) fn call_for(
+        self,
+        client: &Client,
+        command: &engine::Command,
+    ) -> Result<CallReply, String> {
+        let user = self.user(&client.user)?;
+        let format = match (user.bind(), client.resp3) {
+            (true, false) => c"!Cv",
+            (true, true) => c"!C3v",
+            (false, false) => c"!v",
+            (false, true) => c"!3v",
+        };
+        // SAFETY: the lock is held; the database is put back.
+        unsafe {
+            call!(RedisModule_SelectDb, self.raw(), client.db);
+        }
+        let reply = self.call_raw(format, command);
+        // SAFETY: as above.
+        unsafe {
+            call!(RedisModule_SelectDb, self.raw(), 0);
+        }
+        reply
+    }
+
+    /// Tells replicas and AOF to run a command of ours, in database 0. The server lock is held.
+    pub(in crate::redis) fn replicate(self, name: &CStr, words: &[&[u8]]) {
+        // SAFETY: the lock is held; the strings are freed after the call, which takes references.
+        unsafe {
+            let strings: Vec<_> = words.iter().map(|word| string(word)).collect();
+            (api::RedisModule_Replicate.expect("every server has RedisModule_Replicate"))(
+                self.raw(),
+                name.as_ptr(),
+                c"v".as_ptr(),
+                strings.as_ptr(),
+                strings.len(),
+            );
+            for string in strings {
+                call!(RedisModule_FreeString, ptr::null_mut(), string);
+            }
+        }
+    }
+
     fn call_bound(self, format: &CStr, command: &engine::Command) -> Result<Reply, String> {
+        let reply = self.call_raw(format, command)?;
+        match reply.error() {
+            Some(text) => Err(text),
+            None => Ok(reply.value()),
+        }
+    }
+
+    fn call_raw(self, format: &CStr, command: &engine::Command) -> Result<CallReply, String> {
         let Some(name) = command.name() else {
             return Err("no command was given".into());
         };
@@ -122,8 +179,8 @@ impl Server {
                 "ERR {name} can not be run by a script: it needs a client"
             ));
         }
-        // SAFETY: the lock is held (see above); strings and reply are freed before the end.
-        unsafe {
+        // SAFETY: the lock is held (see above); strings are freed, and the reply by its owner.
+        let (reply, errno) = unsafe {
             let strings: Vec<_> = command.words().skip(1).map(string).collect();
             set_errno(0);
             let reply = (api::RedisModule_Call.expect("every server has RedisModule_Call"))(
@@ -137,19 +194,65 @@ impl Server {
             for string in strings {
                 call!(RedisModule_FreeString, ptr::null_mut(), string);
             }
-            if reply.is_null() {
-                return Err(refusal(errno, &name.to_string_lossy()));
-            }
-            let kind = call!(RedisModule_CallReplyType, reply);
-            let value = convert(reply);
-            call!(RedisModule_FreeCallReply, reply);
-            match value {
-                Reply::Error(text) if kind == api::REDISMODULE_REPLY_ERROR as c_int => {
-                    Err(String::from_utf8_lossy(&text).trim_end().to_owned())
-                }
-                value => Ok(value),
-            }
+            (NonNull::new(reply), errno)
+        };
+        // Functions that react to it at once are done before who ran it goes on.
+        run_jobs();
+        match reply {
+            Some(reply) => Ok(CallReply(reply)),
+            None => Err(refusal(errno, &name.to_string_lossy())),
         }
+    }
+}
+
+/// Whom a command is run for.
+#[derive(Debug, Clone)]
+pub(in crate::redis) struct Client {
+    /// With whose rights.
+    pub(in crate::redis) user: String,
+    /// In which database.
+    pub(in crate::redis) db: c_int,
+    /// In which protocol it wants the reply.
+    pub(in crate::redis) resp3: bool,
+}
+
+/// A reply of the server as it came.
+pub(in crate::redis) struct CallReply(NonNull<api::RedisModuleCallReply>);
+
+// SAFETY: plain memory of the server's; nobody else has it.
+unsafe impl Send for CallReply {}
+// SAFETY: reading a reply parses it lazily; only its owner, who has it behind a mutex, does so.
+unsafe impl Sync for CallReply {}
+
+impl CallReply {
+    pub(super) fn raw(&self) -> *mut api::RedisModuleCallReply {
+        self.0.as_ptr()
+    }
+
+    /// The text, if it is an error.
+    pub(in crate::redis) fn error(&self) -> Option<String> {
+        // SAFETY: the reply is valid.
+        let kind = unsafe { call!(RedisModule_CallReplyType, self.raw()) };
+        if kind != api::REDISMODULE_REPLY_ERROR as c_int {
+            return None;
+        }
+        match self.value() {
+            Reply::Error(text) => Some(String::from_utf8_lossy(&text).trim_end().to_owned()),
+            _ => None,
+        }
+    }
+
+    /// As a value of ours.
+    pub(in crate::redis) fn value(&self) -> Reply {
+        // SAFETY: the reply is valid.
+        unsafe { convert(self.raw()) }
+    }
+}
+
+impl Drop for CallReply {
+    fn drop(&mut self) {
+        // SAFETY: the reply is ours. It was made through the context that lives for ever.
+        unsafe { call!(RedisModule_FreeCallReply, self.raw()) }
     }
 }
 
@@ -192,6 +295,11 @@ static IS_REPLICA: AtomicBool = AtomicBool::new(false);
 /// The server began, or ceased, to follow another one.
 pub(in crate::redis) fn set_replica(follows: bool) {
     IS_REPLICA.store(follows, Ordering::Relaxed);
+}
+
+/// Whether this server follows another one.
+pub(in crate::redis) fn is_replica() -> bool {
+    IS_REPLICA.load(Ordering::Relaxed)
 }
 
 /// Commands that turn their client into something else, or wait in it: the server ends when a
@@ -251,6 +359,41 @@ impl User {
             let empty = string(b"");
             let may = self.may_read(empty);
             call!(RedisModule_FreeString, null, empty);
+            may
+        }
+    }
+
+    /// Whether it may run a command with these words.
+    pub(in crate::redis) fn may_run(&self, words: &[&[u8]]) -> bool {
+        // SAFETY: the user is valid; the strings are ours and freed.
+        unsafe {
+            let (Some(user), Some(check)) =
+                (self.user, api::RedisModule_ACLCheckCommandPermissions)
+            else {
+                return true;
+            };
+            let mut strings: Vec<_> = words.iter().map(|word| string(word)).collect();
+            let count = c_int::try_from(strings.len()).unwrap_or(c_int::MAX);
+            let may = check(user.as_ptr(), strings.as_mut_ptr(), count) == OK;
+            for string in strings {
+                call!(RedisModule_FreeString, ptr::null_mut(), string);
+            }
+            may
+        }
+    }
+
+    /// Whether it may read and change a key.
+    pub(in crate::redis) fn may_change(&self, key: &[u8]) -> bool {
+        let access = api::REDISMODULE_CMD_KEY_ACCESS | api::REDISMODULE_CMD_KEY_UPDATE;
+        // SAFETY: the user is valid; the string is ours and freed.
+        unsafe {
+            let (Some(user), Some(check)) = (self.user, api::RedisModule_ACLCheckKeyPermissions)
+            else {
+                return true;
+            };
+            let key = string(key);
+            let may = check(user.as_ptr(), key, access as c_int) == OK;
+            call!(RedisModule_FreeString, ptr::null_mut(), key);
             may
         }
     }

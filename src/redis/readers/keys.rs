@@ -17,7 +17,7 @@ const BETWEEN_LOOKS: usize = 16;
 
 /// Which values are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Values {
+pub(in crate::redis) enum Values {
     /// None, nor types.
     None,
     /// Those that RedisGears 1.x reads: strings, lists and hashes.
@@ -28,7 +28,7 @@ pub(super) enum Values {
 
 impl Values {
     /// By the arguments of `run`.
-    pub(super) fn of(read: bool, all: bool) -> Self {
+    pub(in crate::redis) fn of(read: bool, all: bool) -> Self {
         match (read, all) {
             (false, _) => Self::None,
             (true, false) => Self::Common,
@@ -136,8 +136,10 @@ impl What {
                 Ok(slice.fill(server, scan, until))
             }
             Keys::Named(name) => {
-                let write = |key: Option<&Key<'_>>| write(chunk, self.need, self.values, name, key);
-                raw::with_key(server, scan, &user, name, write).ok_or_else(|| {
+                let write = |key: Option<&Key<'_>>| {
+                    write(chunk, self.need, self.values, name, key);
+                };
+                raw::with_key(server, &user, name, write).ok_or_else(|| {
                     let name = String::from_utf8_lossy(name);
                     format!(
                         "NOPERM the user '{}' may not read the key '{name}'",
@@ -208,8 +210,25 @@ fn write(
     let Some(values) = values else {
         return chunk.push_name(name);
     };
+    write_key(chunk, need, values, None, name, key);
+}
+
+/// Writes a key, as far as it is needed, with the event that named it, if one did.
+#[inline]
+pub(in crate::redis) fn write_key(
+    chunk: &mut Chunk,
+    need: Need,
+    values: Values,
+    event: Option<&[u8]>,
+    name: &[u8],
+    key: Option<&Key<'_>>,
+) {
+    let mut begin = |body| match event {
+        Some(event) => chunk.begin_event(event, name, body),
+        None => chunk.begin_key(name, body),
+    };
     if values == Values::None {
-        let mark = chunk.begin_key(name, None);
+        let mark = begin(None);
         return chunk.end_record(mark);
     }
     let kind = key.map_or(KeyType::Empty, Key::kind);
@@ -218,7 +237,7 @@ fn write(
         KeyType::Stream if values != Values::All => KeyType::Unknown,
         other => other,
     };
-    let mark = chunk.begin_key(name, Some(shown));
+    let mark = begin(Some(shown));
     match key {
         Some(key) if need == Need::Records => value(chunk, values, kind, key),
         _ => chunk.no_value(),

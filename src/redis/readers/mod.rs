@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use super::lock::Lock;
 use crate::engine::{Need, Reader, ReaderSpec, Readers};
+pub(super) use keys::{Values, write_key};
+pub(super) use stream::{entries, split, write_entry};
 
 /// Opens readers of the server's data.
 pub(super) struct ServerReaders {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::engine::{Chunk, Command, Reader, RecordError, Reply};
 use crate::redis::lock::Lock;
+use crate::redis::raw::EntryId;
 
 /// Entries that are read in one hold of the lock.
 const PAGE: &[u8] = b"200";
@@ -15,15 +16,7 @@ pub(super) struct StreamReader {
     key: Vec<u8>,
     after: Vec<u8>,
     /// The last entry when the reading began; what is added later is not read.
-    last: Option<Id>,
-}
-
-/// Id of an entry: milliseconds and sequence number.
-type Id = (u64, u64);
-
-fn parse(id: &[u8]) -> Option<Id> {
-    let (ms, seq) = std::str::from_utf8(id).ok()?.split_once('-')?;
-    Some((ms.parse().ok()?, seq.parse().ok()?))
+    last: Option<EntryId>,
 }
 
 impl StreamReader {
@@ -55,7 +48,7 @@ impl Reader for StreamReader {
                 .into_iter()
                 .next()
                 .and_then(split)
-                .and_then(|(id, _)| parse(&id));
+                .and_then(|(id, _)| EntryId::parse(&id));
             self.last = id;
         }
         let Some(entries) = entries(reply) else {
@@ -66,26 +59,31 @@ impl Reader for StreamReader {
             let Some((id, fields)) = split(entry) else {
                 continue;
             };
-            if parse(&id) > self.last {
+            if EntryId::parse(&id) > self.last {
                 break;
             }
-            let mark = chunk.begin_entry(&self.key, &id, fields.len() / 2);
-            for pair in fields.chunks_exact(2) {
-                if let [Reply::Bytes(field), Reply::Bytes(value)] = pair {
-                    chunk.pair(field, value);
-                } else {
-                    chunk.pair(b"", b"");
-                }
-            }
-            chunk.end_record(mark);
+            write_entry(&mut chunk, &self.key, &id, &fields);
             self.after = id;
         }
         Ok((!chunk.is_empty()).then_some(chunk))
     }
 }
 
+/// Writes an entry of a reply.
+pub(in crate::redis) fn write_entry(chunk: &mut Chunk, key: &[u8], id: &[u8], fields: &[Reply]) {
+    let mark = chunk.begin_entry(key, id, fields.len() / 2);
+    for pair in fields.chunks_exact(2) {
+        if let [Reply::Bytes(field), Reply::Bytes(value)] = pair {
+            chunk.pair(field, value);
+        } else {
+            chunk.pair(b"", b"");
+        }
+    }
+    chunk.end_record(mark);
+}
+
 /// The entries in `[[key, [entry...]]]`; nothing for no reply.
-fn entries(reply: Reply) -> Option<Vec<Reply>> {
+pub(in crate::redis) fn entries(reply: Reply) -> Option<Vec<Reply>> {
     let Reply::Array(streams) = reply else {
         return None;
     };
@@ -99,7 +97,7 @@ fn entries(reply: Reply) -> Option<Vec<Reply>> {
 }
 
 /// Id and fields of `[id, [field, value...]]`.
-fn split(entry: Reply) -> Option<(Vec<u8>, Vec<Reply>)> {
+pub(in crate::redis) fn split(entry: Reply) -> Option<(Vec<u8>, Vec<Reply>)> {
     let Reply::Array(parts) = entry else {
         return None;
     };

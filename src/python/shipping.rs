@@ -1,0 +1,202 @@
+//! Callbacks as bytes, by the prelude's `shipping` module.
+
+use std::sync::{Arc, OnceLock};
+
+use pyo3::exceptions::PyTypeError;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyFunction, PyModule};
+
+use super::error::{error_text, gears_error, lossy};
+use super::function::Function;
+use super::interpreter::prototype;
+use super::language::Cpython;
+use super::session::Session;
+use crate::engine::wire::{PlanWire, RegistrationWire, SessionWire, Shipped};
+use crate::engine::{Id, Limits, Parts, Plan, Registration};
+
+const SOURCE: &str = include_str!("../../python/prelude/shipping.py");
+/// Where functions of the module are found again when a callback arrives.
+const MODULE_NAME: &str = "_geartrain_shipping";
+
+static MODULE: OnceLock<Py<PyModule>> = OnceLock::new();
+
+/// The module, loaded at its first use: a server that registers nothing needs no cloudpickle.
+fn module(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
+    if let Some(module) = MODULE.get() {
+        return Ok(module.bind(py));
+    }
+    py.import("cloudpickle").map_err(|error| {
+        gears_error(format!(
+            "registering functions needs the Python package cloudpickle, which can not be \
+             imported: {}. Install it for the Python of the server, as by: apt-get install \
+             python3-cloudpickle",
+            error.value(py)
+        ))
+    })?;
+    let module = PyModule::new(py, MODULE_NAME)?;
+    py.import("sys")?
+        .getattr("modules")?
+        .set_item(MODULE_NAME, &module)?;
+    let builtins = py.import("builtins")?;
+    module.setattr("__builtins__", &builtins)?;
+    let code = builtins.call_method1("compile", (SOURCE, "<geartrain>", "exec"))?;
+    builtins.call_method1("exec", (code, module.dict()))?;
+    Ok(MODULE.get_or_init(|| module.unbind()).bind(py))
+}
+
+/// The language of shipped callbacks with its version: only the same one may open them.
+pub(crate) fn language(py: Python<'_>) -> String {
+    let version = py.version_info();
+    format!("python {}.{}", version.major, version.minor)
+}
+
+fn names<'py>(py: Python<'py>, session: &Session) -> PyResult<Bound<'py, PyDict>> {
+    session
+        .globals(py)
+        .ok_or_else(|| gears_error("the session is gone"))
+}
+
+/// A callback as bytes.
+pub(super) fn ship(py: Python<'_>, f: &Function, session: &Session) -> PyResult<Shipped> {
+    let callable = f.callable(py);
+    let arguments = (callable, names(py, session)?, prototype(py)?);
+    let shipped = module(py)?
+        .getattr("ship")?
+        .call1(arguments)
+        .and_then(|bytes| Ok(bytes.cast::<PyBytes>()?.as_bytes().to_vec()));
+    match shipped {
+        Ok(bytes) => Ok(Shipped::from(bytes)),
+        Err(error) => {
+            let name = callable.getattr("__name__").and_then(|name| name.str());
+            let name = name.map(|name| lossy(&name)).unwrap_or_default();
+            Err(gears_error(format!(
+                "Error occured when serialized a python callback, callback={name} error={}",
+                error_text(py, &error)
+            )))
+        }
+    }
+}
+
+/// A callback from bytes.
+fn receive(py: Python<'_>, shipped: &[u8], session: &Session) -> PyResult<Arc<Function>> {
+    let bytes = PyBytes::new(py, shipped);
+    let arguments = (bytes, names(py, session)?, prototype(py)?);
+    let made = module(py)?.getattr("receive")?.call1(arguments)?;
+    match made.cast::<PyFunction>() {
+        Ok(function) => Ok(Arc::new(Function::new(function)?)),
+        Err(_) => Err(PyTypeError::new_err("what was shipped is no function")),
+    }
+}
+
+/// A callback that was shipped alone. The error says why it can not be opened.
+pub(crate) fn receive_function(
+    shipped: &[u8],
+    session: &Session,
+    shipped_in: &str,
+) -> Result<Arc<Function>, String> {
+    Python::attach(|py| {
+        let here = language(py);
+        if shipped_in != here {
+            return Err(format!(
+                "it is of {shipped_in}, and this server runs {here}"
+            ));
+        }
+        receive(py, shipped, session).map_err(|error| error_text(py, &error))
+    })
+}
+
+/// A session that was shipped, not linked to anything yet.
+pub(crate) fn receive_session(wire: &SessionWire) -> Result<Arc<Session>, String> {
+    Python::attach(|py| {
+        let session = Session::open(
+            py,
+            wire.id.clone(),
+            wire.description.clone(),
+            wire.user.clone(),
+            wire.source.to_vec(),
+        );
+        session.map_err(|error| error_text(py, &error))
+    })
+}
+
+/// A registration that was shipped. One whose callbacks can not be opened here is made as well: it
+/// says why it can not run, and is kept as it came.
+pub(crate) fn receive_registration(
+    wire: &RegistrationWire,
+    id: Id,
+    session: &Arc<Session>,
+    shipped_in: &str,
+    limits: Arc<Limits>,
+) -> Arc<Registration<Cpython>> {
+    Python::attach(|py| {
+        let here = language(py);
+        let parts = if shipped_in == here {
+            receive_parts(py, wire, id, session).map_err(|error| {
+                let why = format!(
+                    "Error occured when deserialized a python callback, error={}",
+                    error_text(py, &error)
+                );
+                why_broken(wire, session, &why)
+            })
+        } else {
+            let why = format!("its callbacks are of {shipped_in}, and this server runs {here}");
+            Err(why_broken(wire, session, &why))
+        };
+        let parts = parts.unwrap_or_else(|broken| {
+            let plan = Plan::new(
+                wire.plan.reader.clone(),
+                wire.plan.description.clone(),
+                Vec::new(),
+                Arc::new(session.clone()),
+            );
+            Parts {
+                id,
+                plan: Arc::new(plan),
+                trigger: wire.trigger.clone(),
+                mode: wire.mode,
+                broken: Some(broken),
+                on_registered: None,
+                on_unregistered: None,
+            }
+        });
+        Registration::new(parts, limits)
+    })
+}
+
+fn why_broken(wire: &RegistrationWire, session: &Session, why: &str) -> String {
+    format!(
+        "registration {} of session {} can not run: {why}. Send its script again, with UPGRADE; \
+         RG.PYSESSIONSOURCE {} returns it",
+        wire.id, session.id, session.id
+    )
+}
+
+fn receive_parts(
+    py: Python<'_>,
+    wire: &RegistrationWire,
+    id: Id,
+    session: &Arc<Session>,
+) -> PyResult<Parts<Cpython>> {
+    let receive = |shipped: &Shipped| receive(py, shipped, session);
+    let PlanWire {
+        reader,
+        description,
+        steps,
+    } = &wire.plan;
+    let steps = steps.iter().map(|step| step.try_map(receive));
+    let plan = Plan::new(
+        reader.clone(),
+        description.clone(),
+        steps.collect::<PyResult<_>>()?,
+        Arc::new(session.clone()),
+    );
+    Ok(Parts {
+        id,
+        plan: Arc::new(plan),
+        trigger: wire.trigger.clone(),
+        mode: wire.mode,
+        broken: None,
+        on_registered: wire.on_registered.as_ref().map(receive).transpose()?,
+        on_unregistered: wire.on_unregistered.as_ref().map(receive).transpose()?,
+    })
+}

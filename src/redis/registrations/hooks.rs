@@ -1,0 +1,567 @@
+//! Hooks: functions that run in place of a command of the server, or react to what it does.
+//!
+//! The command filter rewrites a command that has a hook to `RG.INNERHOOK command ...`. Its keys stay
+//! declared, and the client needs the right to run the command itself as well.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::index::Names;
+use super::keys::KeysFunction;
+use super::{CommandFunction, Registrations};
+use crate::engine::{Caller, Chunk, Command, Item, Launch, Mode, Outcome, Reply, Results, Source};
+use crate::redis::raw::{self, Args, BlockedClient, CallReply, Client, Ctx, Filtered, Server};
+use crate::redis::reply;
+
+/// What the server says of a command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct CommandSpec {
+    arity: i64,
+    first: i64,
+    last: i64,
+    step: i64,
+    writes: bool,
+    deny_oom: bool,
+    no_script: bool,
+    movable: bool,
+}
+
+impl CommandSpec {
+    /// Asks the server; `None` if it has no such command. The server lock is held.
+    pub(super) fn of(server: Server, name: &str) -> Option<Self> {
+        let command = Command::of(&[b"COMMAND", b"INFO", name.as_bytes()]);
+        let Ok(Reply::Array(mut infos)) = server.read(&command) else {
+            return None;
+        };
+        let Some(Reply::Array(info)) = infos.pop() else {
+            return None;
+        };
+        let number = |at: usize| match info.get(at) {
+            Some(Reply::Integer(number)) => *number,
+            _ => 0,
+        };
+        let flags = match info.get(2) {
+            Some(Reply::Array(flags)) => flags.as_slice(),
+            _ => &[],
+        };
+        let has = |flag: &[u8]| {
+            flags
+                .iter()
+                .any(|has| matches!(has, Reply::Bytes(text) if text == flag))
+        };
+        Some(Self {
+            arity: number(1),
+            first: number(3),
+            last: number(4),
+            step: number(5),
+            writes: has(b"write"),
+            deny_oom: has(b"denyoom"),
+            no_script: has(b"noscript"),
+            movable: has(b"movablekeys"),
+        })
+    }
+
+    fn takes(&self, words: usize) -> bool {
+        let words = i64::try_from(words).unwrap_or(i64::MAX);
+        if self.arity >= 0 {
+            words == self.arity
+        } else {
+            words >= -self.arity
+        }
+    }
+
+    /// Positions of its keys among so many words, where they can be told from that.
+    fn keys(&self, words: usize) -> impl Iterator<Item = usize> + use<> {
+        let count = i64::try_from(words).unwrap_or(0);
+        let last = if self.last < 0 {
+            count + self.last
+        } else {
+            self.last.min(count - 1)
+        };
+        let (first, step) = (self.first, self.step);
+        let known = first > 0 && step > 0;
+        (0..)
+            .map(move |number: i64| first + number * step)
+            .take_while(move |&at| known && at <= last)
+            .filter_map(|at| usize::try_from(at).ok())
+    }
+}
+
+/// Why a CommandReader can not hook a command, if so.
+pub(super) fn refuse_hook(spec: Option<&CommandSpec>, by_prefix: bool) -> Option<&'static str> {
+    let Some(spec) = spec else {
+        return Some("Can not override an unexisting command");
+    };
+    if spec.no_script {
+        return Some("Can not override a command which are not allowed inside a script");
+    }
+    if !by_prefix {
+        return None;
+    }
+    if spec.movable {
+        Some("Can not override a command with moveable keys by key prefix")
+    } else if spec.first <= 0 {
+        Some("Can not override a command by key prefix with none positive first key")
+    } else if spec.step <= 0 {
+        Some("Can not override a command by key prefix with none positive jump")
+    } else {
+        None
+    }
+}
+
+/// The same for a KeysReader with `commands`.
+pub(super) fn refuse_keys_hook(spec: Option<&CommandSpec>, prefix: &str) -> Option<&'static str> {
+    let Some(spec) = spec else {
+        return Some("bad reply on COMMAND command");
+    };
+    if prefix.is_empty() {
+        return Some("Empty perfix given to command hooker");
+    }
+    if spec.no_script {
+        Some("Can not hook a command which are not allowed inside a script")
+    } else if spec.movable {
+        Some("Can not hook a command with moveable keys by key prefix")
+    } else if spec.first <= 0 {
+        Some("Can not hook a command by key prefix with none positive first key")
+    } else if spec.step <= 0 {
+        Some("Can not override a command by key prefix with none positive jump")
+    } else {
+        None
+    }
+}
+
+/// A function in the chain of a command.
+#[derive(Clone)]
+pub(super) struct Hook {
+    pub(super) function: Arc<CommandFunction>,
+    /// How a key must begin.
+    pub(super) key_prefix: Option<Vec<u8>>,
+}
+
+/// All that listens to one command.
+pub(super) struct Hooked {
+    pub(super) spec: CommandSpec,
+    /// The last one registered comes first.
+    pub(super) chain: Vec<Hook>,
+    /// Prefixes of KeysReaders that name the command, with their order.
+    pub(super) keys: Vec<(u64, Names)>,
+}
+
+impl Hooked {
+    pub(super) fn new(spec: CommandSpec) -> Self {
+        Self {
+            spec,
+            chain: Vec::new(),
+            keys: Vec::new(),
+        }
+    }
+
+    /// The part of the chain that this command goes through.
+    fn chain_for<'a>(&self, words: usize, word: impl Fn(usize) -> &'a [u8]) -> Vec<Hook> {
+        let applies = |hook: &&Hook| match &hook.key_prefix {
+            None => true,
+            Some(prefix) => self.spec.keys(words).any(|at| word(at).starts_with(prefix)),
+        };
+        self.chain.iter().filter(applies).cloned().collect()
+    }
+
+    fn concerns_keys<'a>(&self, words: usize, word: impl Fn(usize) -> &'a [u8]) -> bool {
+        let named = |(_, names): &(u64, Names)| {
+            // Here a star at the beginning stands for any key.
+            matches!(names, Names::Beginning(beginning) if beginning.is_empty())
+                || self.spec.keys(words).any(|at| names.matches(word(at)))
+        };
+        self.keys.iter().any(named)
+    }
+
+    fn concerns(&self, filtered: &Filtered) -> bool {
+        let (words, word) = (filtered.len(), |at: usize| filtered.word(at));
+        let hooks = |hook: &Hook| match &hook.key_prefix {
+            None => true,
+            Some(prefix) => self.spec.keys(words).any(|at| word(at).starts_with(prefix)),
+        };
+        self.spec.takes(words) && (self.chain.iter().any(hooks) || self.concerns_keys(words, word))
+    }
+}
+
+/// The command that carries a hooked one.
+pub(super) const CARRIER: &str = "RG.INNERHOOK";
+
+/// Set while the real command of a hook is run: the next command that the filter sees. Changed under
+/// the server lock.
+static BYPASS: AtomicBool = AtomicBool::new(false);
+
+/// Runs a command in a client's place past all hooks. The server lock is held.
+fn call_past_hooks(
+    server: Server,
+    client: &Client,
+    command: &Command,
+) -> Result<CallReply, String> {
+    BYPASS.store(true, Ordering::Relaxed);
+    let reply = server.call_for(client, command);
+    BYPASS.store(false, Ordering::Relaxed);
+    reply
+}
+
+/// A reply of one result, for the function before in the chain.
+fn as_reply(results: &Results) -> Result<Reply, String> {
+    fn next<'a>(items: &mut impl Iterator<Item = Item<'a>>) -> Reply {
+        match items.next() {
+            Some(Item::Bulk(text) | Item::Status(text)) => Reply::Bytes(text.to_vec()),
+            Some(Item::Error(text)) => Reply::Error(text.to_vec()),
+            Some(Item::Integer(number)) => Reply::Integer(number),
+            Some(Item::Array(len)) => Reply::Array((0..len).map(|_| next(items)).collect()),
+            None => Reply::Nil,
+        }
+    }
+    if results.len() != 1 {
+        return Err(NOT_ONE_RESULT.into());
+    }
+    match next(&mut results.items()) {
+        Reply::Error(text) => Err(String::from_utf8_lossy(&text).into_owned()),
+        reply => Ok(reply),
+    }
+}
+
+const NOT_ONE_RESULT: &str = "Command hook must return exactly one result";
+
+/// A hooked command on its way through its chain.
+struct HookCall {
+    registrations: &'static Registrations,
+    /// As the client typed it.
+    name: Vec<u8>,
+    /// What is still to come.
+    rest: Vec<Hook>,
+    client: Client,
+    may_wait: bool,
+}
+
+impl Caller for HookCall {
+    fn may_wait(&self) -> bool {
+        self.may_wait
+    }
+
+    fn command(&self) -> Option<&[Vec<u8>]> {
+        None
+    }
+
+    fn override_reply(&self, _reply: Results) -> Result<(), String> {
+        Err("Can not get command ctx".into())
+    }
+
+    fn call_next(&self, user: &str, arguments: &Command) -> Result<Reply, String> {
+        let mut command = Command::of(&[&self.name]);
+        for argument in arguments.words() {
+            command.push(argument);
+        }
+        self.registrations.lock.with(|server| {
+            let Some((hook, rest)) = self.rest.split_first() else {
+                let client = Client {
+                    user: user.to_owned(),
+                    ..self.client.clone()
+                };
+                let reply = call_past_hooks(server, &client, &command)?;
+                return match reply.error() {
+                    Some(error) => Err(error),
+                    None => Ok(reply.value()),
+                };
+            };
+            let next: Arc<dyn Caller> = Arc::new(Self {
+                registrations: self.registrations,
+                name: self.name.clone(),
+                rest: rest.to_vec(),
+                client: self.client.clone(),
+                may_wait: false,
+            });
+            let words: Vec<&[u8]> = command.words().collect();
+            let chunk = Chunk::words(words.into_iter());
+            let function = &hook.function.function;
+            function.statistics.trigger();
+            function.run_here(&chunk, Some(&next), |results, errors| {
+                match errors.first() {
+                    Some(error) => Err(error.clone()),
+                    None => as_reply(results),
+                }
+            })
+        })
+    }
+}
+
+/// A command that KeysReader functions react to.
+pub(super) struct KeysCall {
+    /// In lower case.
+    pub(super) name: Vec<u8>,
+    words: Vec<Vec<u8>>,
+    may_wait: bool,
+    state: Mutex<KeysCallState>,
+}
+
+#[derive(Default)]
+struct KeysCallState {
+    /// Functions that run before the reply, with event and key.
+    later: Vec<(Arc<KeysFunction>, Vec<u8>, Vec<u8>)>,
+    /// Executions that the reply waits for, and the command itself.
+    holders: usize,
+    overridden: Option<Results>,
+    answered: bool,
+    reply: Option<Result<CallReply, String>>,
+    client: Option<BlockedClient>,
+}
+
+impl KeysCall {
+    fn state(&self) -> MutexGuard<'_, KeysCallState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A function reacts before the reply.
+    pub(super) fn later(&self, function: Arc<KeysFunction>, event: &[u8], key: &[u8]) {
+        let later = (function, event.to_vec(), key.to_vec());
+        self.state().later.push(later);
+    }
+
+    /// The reply waits for one more.
+    pub(super) fn hold(&self) {
+        self.state().holders += 1;
+    }
+
+    /// For one less.
+    pub(super) fn release(&self) {
+        let mut state = self.state();
+        state.holders = state.holders.saturating_sub(1);
+        if state.holders > 0 {
+            return;
+        }
+        state.answered = true;
+        let (overridden, reply) = (state.overridden.take(), state.reply.take());
+        let client = state.client.take();
+        drop(state);
+        if let Some(client) = client {
+            client.reply(|ctx| answer(ctx, overridden.as_ref(), reply.as_ref()));
+        }
+    }
+}
+
+fn answer(ctx: Ctx<'_>, overridden: Option<&Results>, reply: Option<&Result<CallReply, String>>) {
+    match (overridden, reply) {
+        (Some(overridden), _) => reply::items(ctx, overridden),
+        (None, Some(Ok(reply))) => ctx.call_reply(reply),
+        (None, Some(Err(error))) => ctx.error(error.as_bytes()),
+        (None, None) => ctx.error(b"Failed getting results from command execution"),
+    }
+}
+
+impl Caller for KeysCall {
+    fn may_wait(&self) -> bool {
+        self.may_wait
+    }
+
+    fn command(&self) -> Option<&[Vec<u8>]> {
+        Some(&self.words)
+    }
+
+    fn override_reply(&self, reply: Results) -> Result<(), String> {
+        let mut state = self.state();
+        if state.answered {
+            return Err("Can not get command ctx".into());
+        }
+        if state.overridden.is_some() {
+            return Err("Can only override reply once".into());
+        }
+        state.overridden = Some(reply);
+        Ok(())
+    }
+
+    fn call_next(&self, _user: &str, _arguments: &Command) -> Result<Reply, String> {
+        Err("Can not get CommandHook ctx".into())
+    }
+}
+
+impl Registrations {
+    /// Rewrites a command that has a hook. Called with every command, the server lock held.
+    pub(super) fn filter(&'static self, filtered: &Filtered) {
+        // Functions that wait for the end of the command before this one.
+        raw::run_jobs();
+        if BYPASS.swap(false, Ordering::Relaxed) || !self.has_hooks() || self.is_loading() {
+            return;
+        }
+        let mut lower = [0; 64];
+        let name = filtered.word(0);
+        let Some(lower) = lower.get_mut(..name.len()) else {
+            return;
+        };
+        lower.copy_from_slice(name);
+        lower.make_ascii_lowercase();
+        let state = self.state();
+        let concerned = state.hooked.get(&*lower).is_some_and(|hooked| {
+            // What writes comes from the master here, or is refused.
+            let replicated = hooked.spec.writes && raw::is_replica();
+            !replicated && hooked.concerns(filtered)
+        });
+        drop(state);
+        if concerned {
+            filtered.carry(CARRIER);
+        }
+    }
+
+    /// `RG.INNERHOOK command ...`: a command that has a hook.
+    pub(in crate::redis) fn hooked(&'static self, ctx: Ctx<'_>, args: &Args<'_>) {
+        let words = args.rest();
+        let Some((name, arguments)) = words.split_first() else {
+            return ctx.wrong_arity();
+        };
+        let lower = name.to_ascii_lowercase();
+        if ctx.asks_for_keys() {
+            if let Some(hooked) = self.state().hooked.get(&lower) {
+                for at in hooked.spec.keys(words.len()) {
+                    ctx.key_at(at + 1);
+                }
+            }
+            return;
+        }
+        if !args.is_carried() {
+            return ctx
+                .error(b"ERR RG.INNERHOOK is internal: it carries commands that have a hook");
+        }
+        let word = |at: usize| words.get(at).copied().unwrap_or_default();
+        let (spec, chain) = match self.state().hooked.get(&lower) {
+            Some(hooked) => (
+                Some(hooked.spec.clone()),
+                hooked.chain_for(words.len(), word),
+            ),
+            // The hook went while the command waited in a transaction.
+            None => (None, Vec::new()),
+        };
+        if let Some(error) = self.refuse_command(ctx, spec.as_ref(), words) {
+            return ctx.error(error.as_bytes());
+        }
+        let client = ctx.client();
+        match chain.split_first() {
+            Some((hook, rest)) => {
+                let call = HookCall {
+                    registrations: self,
+                    name: name.to_vec(),
+                    rest: rest.to_vec(),
+                    client,
+                    may_wait: ctx.may_block(),
+                };
+                let chunk = Chunk::words(words.iter().copied());
+                self.run_hook(ctx, &hook.function, chunk, Arc::new(call));
+            }
+            None => {
+                let mut command = Command::of(&[name]);
+                for argument in arguments {
+                    command.push(argument);
+                }
+                self.run_with_keys(ctx, lower, words, &client, &command);
+            }
+        }
+    }
+
+    /// What the server would have checked for the command itself.
+    fn refuse_command(
+        &self,
+        ctx: Ctx<'_>,
+        spec: Option<&CommandSpec>,
+        words: &[&[u8]],
+    ) -> Option<String> {
+        let spec = spec?;
+        let user = match self.server.user(&ctx.user()) {
+            Ok(user) => user,
+            Err(error) => return Some(error),
+        };
+        if !user.may_run(words) {
+            let name = String::from_utf8_lossy(words.first().copied().unwrap_or_default());
+            let name = name.to_lowercase();
+            return Some(format!(
+                "NOPERM this user has no permissions to run the '{name}' command with these keys"
+            ));
+        }
+        if spec.writes && raw::is_replica() {
+            return Some("READONLY You can't write against a read only replica.".into());
+        }
+        if spec.deny_oom && ctx.is_out_of_memory() {
+            return Some("OOM command not allowed when used memory > 'maxmemory'.".into());
+        }
+        None
+    }
+
+    fn run_hook(
+        &self,
+        ctx: Ctx<'_>,
+        function: &Arc<CommandFunction>,
+        chunk: Chunk,
+        call: Arc<HookCall>,
+    ) {
+        let registration = &function.function;
+        let may_wait = call.may_wait;
+        let caller: Arc<dyn Caller> = call;
+        if registration.mode == Mode::Sync {
+            registration.statistics.trigger();
+            return registration.run_here(&chunk, Some(&caller), |results, errors| {
+                one_result(ctx, results, errors);
+            });
+        }
+        if !may_wait {
+            return ctx.error(super::CAN_NOT_WAIT);
+        }
+        registration.statistics.trigger();
+        let mut launch = Launch::of_registration(registration, Source::Records(chunk));
+        launch.caller = Some(caller);
+        let client = ctx.block();
+        let answer = move |outcome: &Arc<Outcome>| {
+            client.reply(|ctx| one_result(ctx, &outcome.results, &outcome.errors));
+        };
+        self.start(function, launch, Box::new(answer));
+    }
+
+    /// Runs a command that KeysReader functions react to, and holds its reply until they are done.
+    fn run_with_keys(
+        &'static self,
+        ctx: Ctx<'_>,
+        name: Vec<u8>,
+        words: &[&[u8]],
+        client: &Client,
+        command: &Command,
+    ) {
+        let call = Arc::new(KeysCall {
+            name,
+            words: words.iter().map(|word| word.to_vec()).collect(),
+            may_wait: ctx.may_block(),
+            state: Mutex::default(),
+        });
+        call.hold();
+        let before = self.replace_call(Some(call.clone()));
+        let reply = call_past_hooks(self.server, client, command);
+        let caller: Arc<dyn Caller> = call.clone();
+        loop {
+            let later = std::mem::take(&mut call.state().later);
+            if later.is_empty() {
+                break;
+            }
+            for (function, event, key) in later {
+                function.run_here(self.server, &event, &key, Some(&caller));
+            }
+        }
+        self.replace_call(before);
+        let mut state = call.state();
+        if state.holders == 1 {
+            state.answered = true;
+            let overridden = state.overridden.take();
+            drop(state);
+            return answer(ctx, overridden.as_ref(), Some(&reply));
+        }
+        state.reply = Some(reply);
+        state.client = Some(ctx.block());
+        drop(state);
+        call.release();
+    }
+}
+
+/// The reply of a hook: its one result.
+fn one_result(ctx: Ctx<'_>, results: &Results, errors: &[String]) {
+    match errors.first() {
+        Some(error) => ctx.error(error.as_bytes()),
+        None if results.len() == 1 => reply::items(ctx, results),
+        None => ctx.error(NOT_ONE_RESULT.as_bytes()),
+    }
+}

@@ -1,0 +1,241 @@
+//! Functions that react to changes of keys.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::index::Names;
+use super::{Function, Registrations};
+use crate::engine::{
+    Caller, Chunk, KeyType, KeysTrigger, Lane, Launch, Mode, Need, Reader, RecordError, Source,
+};
+use crate::redis::lock::Lock;
+use crate::redis::raw::{self, EventCtx, Server};
+use crate::redis::readers::{Values, write_key};
+
+use super::hooks::KeysCall;
+
+/// A registration of a KeysReader, ready to be fired.
+pub(super) struct KeysFunction {
+    pub(super) function: Arc<Function>,
+    pub(super) names: Names,
+    /// In lower case.
+    pub(super) events: Option<Vec<Vec<u8>>>,
+    types: Option<Vec<KeyType>>,
+    /// In lower case.
+    pub(super) commands: Option<Vec<Vec<u8>>>,
+    values: Values,
+    need: Need,
+    pub(super) lane: Arc<Lane<crate::python::Cpython>>,
+}
+
+fn lower(words: &[String]) -> Vec<Vec<u8>> {
+    words
+        .iter()
+        .map(|word| word.to_ascii_lowercase().into_bytes())
+        .collect()
+}
+
+impl KeysFunction {
+    pub(super) fn new(
+        function: Arc<Function>,
+        trigger: &KeysTrigger,
+        lane: Arc<Lane<crate::python::Cpython>>,
+    ) -> Self {
+        let types = trigger.key_types.as_ref().map(|types| {
+            let named = |name: &String| KeyType::of_name(name);
+            types.iter().filter_map(named).collect()
+        });
+        Self {
+            names: Names::of(&trigger.prefix),
+            events: trigger.event_types.as_deref().map(lower),
+            types,
+            commands: trigger.commands.as_deref().map(lower),
+            values: Values::of(trigger.read_value, trigger.all_values),
+            need: function.need(),
+            function,
+            lane,
+        }
+    }
+
+    /// The record of an event, as the key is now. The server lock is held.
+    fn record(&self, server: Server, event: &[u8], key: &[u8]) -> Result<Chunk, String> {
+        if self.need == Need::Number {
+            return Ok(Chunk::counted(1));
+        }
+        let mut chunk = Chunk::events();
+        if self.values == Values::None {
+            let mark = chunk.begin_event(event, key, None);
+            chunk.end_record(mark);
+            return Ok(chunk);
+        }
+        let name = crate::engine::Context::user(&*self.function.plan.context);
+        let user = server.user(name)?;
+        let read = |found: Option<&raw::Key<'_>>| {
+            write_key(&mut chunk, self.need, self.values, Some(event), key, found);
+        };
+        raw::with_key(server, &user, key, read).ok_or_else(|| {
+            let key = String::from_utf8_lossy(key);
+            format!("NOPERM the user '{name}' may not read the key '{key}'")
+        })?;
+        Ok(chunk)
+    }
+
+    /// Runs it at once. The server lock is held.
+    pub(super) fn run_here(
+        &self,
+        server: Server,
+        event: &[u8],
+        key: &[u8],
+        caller: Option<&Arc<dyn Caller>>,
+    ) {
+        let _active = Active::begin(&KEYS_ACTIVE);
+        match self.record(server, event, key) {
+            Ok(chunk) => self.function.run_here(&chunk, caller, |_, _| ()),
+            Err(error) => {
+                self.function
+                    .statistics
+                    .finish(&[error], false, std::time::Duration::ZERO);
+            }
+        }
+    }
+
+    fn matches_type(&self, server: Server, key: &[u8]) -> bool {
+        let Some(types) = &self.types else {
+            return true;
+        };
+        // Whose rights do not matter: only the type is looked at, which TYPE tells everybody.
+        types.contains(&raw::key_type(server, key))
+    }
+}
+
+/// Whether a function that reacts to keys at once is at work: what it writes triggers no other one, as
+/// in RedisGears 1.x. Changed under the server lock.
+static KEYS_ACTIVE: AtomicBool = AtomicBool::new(false);
+
+/// Sets such a mark until it is dropped.
+pub(super) struct Active {
+    mark: &'static AtomicBool,
+    before: bool,
+}
+
+impl Active {
+    pub(super) fn begin(mark: &'static AtomicBool) -> Self {
+        Self {
+            mark,
+            before: mark.swap(true, Ordering::Relaxed),
+        }
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.mark.store(self.before, Ordering::Relaxed);
+    }
+}
+
+/// Reads the key of an event when its execution runs.
+struct EventReader {
+    lock: Arc<Lock>,
+    function: Arc<KeysFunction>,
+    /// Event and key; `None` once read.
+    event: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Reader for EventReader {
+    fn read(&mut self) -> Result<Option<Chunk>, RecordError> {
+        let Some((event, key)) = self.event.take() else {
+            return Ok(None);
+        };
+        let function = &self.function;
+        let read = self
+            .lock
+            .with(|server| function.record(server, &event, &key));
+        read.map(Some).map_err(RecordError::new)
+    }
+}
+
+impl Registrations {
+    /// A key changed. The server lock is held.
+    pub(super) fn on_key_event(&'static self, ctx: EventCtx, event: &[u8], key: &[u8]) {
+        if KEYS_ACTIVE.load(Ordering::Relaxed) || (event == b"keymiss" && raw::is_opening()) {
+            return;
+        }
+        let mut found = Vec::new();
+        {
+            let state = self.state();
+            let mut lower = [0; 64];
+            let name = match lower.get_mut(..event.len()) {
+                Some(name) => {
+                    name.copy_from_slice(event);
+                    name.make_ascii_lowercase();
+                    &*name
+                }
+                None => event,
+            };
+            if let Some(index) = state.keys_by_event.get(name) {
+                index.find(key, &mut found);
+            }
+            state.keys_of_all_events.find(key, &mut found);
+        }
+        // In the order in which they were registered.
+        if found.len() > 1 {
+            found.sort_unstable_by_key(|&(order, _)| order);
+            found.dedup_by_key(|&mut (order, _)| order);
+        }
+        for (_, function) in found {
+            self.fire(ctx, function, event, key);
+        }
+    }
+
+    fn fire(&'static self, ctx: EventCtx, function: Arc<KeysFunction>, event: &[u8], key: &[u8]) {
+        let call = match &function.commands {
+            None => None,
+            // Such functions react to what the commands do that they name, and to nothing else.
+            Some(commands) => match self.current_call() {
+                Some(call) if commands.iter().any(|name| *name == call.name) => Some(call),
+                _ => return,
+            },
+        };
+        if !function.matches_type(self.server, key) {
+            return;
+        }
+        function.function.statistics.trigger();
+        match (function.function.mode, call) {
+            (Mode::Sync, Some(call)) => call.later(function, event, key),
+            (Mode::Sync, None) => {
+                let (event, key) = (event.to_vec(), key.to_vec());
+                let job = move || function.run_here(self.server, &event, &key, None);
+                raw::after_event(ctx, Box::new(job));
+            }
+            (Mode::Async | Mode::AsyncLocal, call) => self.launch(&function, event, key, call),
+        }
+    }
+
+    fn launch(
+        &self,
+        function: &Arc<KeysFunction>,
+        event: &[u8],
+        key: &[u8],
+        call: Option<Arc<KeysCall>>,
+    ) {
+        let source = if function.need == Need::Number {
+            Source::Records(Chunk::counted(1))
+        } else {
+            Source::Direct(Box::new(EventReader {
+                lock: self.lock.clone(),
+                function: function.clone(),
+                event: Some((event.to_vec(), key.to_vec())),
+            }))
+        };
+        // A client that can not be made to wait is not linked to the execution.
+        let call = call.filter(|call| call.may_wait());
+        let mut launch = Launch::of_registration(&function.function, source);
+        launch.caller = call.clone().map(|call| call as Arc<dyn Caller>);
+        let execution = self.registry.create(launch);
+        if let Some(call) = call {
+            call.hold();
+            execution.when_done(Box::new(move |_| call.release()));
+        }
+        self.registry.start_in(&function.lane, execution, true);
+    }
+}

@@ -1,0 +1,252 @@
+//! Registrations in the RDB, in the AOF and on replicas.
+//!
+//! The RDB is written by a child of the server: nothing here touches Python, and the mutex of the
+//! registrations is free, since it is only taken with the server lock held.
+
+use std::sync::Arc;
+use std::sync::TryLockError;
+use std::sync::atomic::Ordering;
+
+use super::timers::{TIME_EVENT, registrations};
+use super::{REGISTRATIONS, Registrations, State};
+use crate::engine::wire::{BundleWire, RegistrationWire, SessionWire, seal, unseal};
+use crate::engine::{Id, LogLevel};
+use crate::python::{self, Session};
+use crate::redis::raw::{self, Args, Aux, Ctx, Loaded, TimerKeys, Writer};
+
+/// More than this in a file is damage.
+const MOST: u64 = 1 << 32;
+
+/// What is saved with the data.
+pub(in crate::redis) const AUX: Aux = Aux {
+    save,
+    load,
+    is_empty,
+};
+
+/// The keys of time events.
+pub(in crate::redis) const TIMER_KEYS: TimerKeys = TimerKeys {
+    load: |blob| registrations()?.load_time_event(blob),
+    save: |number| {
+        REGISTRATIONS
+            .get()
+            .map(|registrations| registrations.saved_time_event(number))
+            .unwrap_or_default()
+    },
+    free: |number| {
+        if let Some(registrations) = REGISTRATIONS.get() {
+            registrations.free_time_event(number);
+        }
+    },
+    command: TIME_EVENT,
+};
+
+/// Runs `body` on the state if nobody has it, which would be a defect: a child would wait for ever.
+fn peek<R>(body: impl FnOnce(&State) -> R) -> Option<R> {
+    let registrations = REGISTRATIONS.get()?;
+    match registrations.state.try_lock() {
+        Ok(state) => Some(body(&state)),
+        Err(TryLockError::Poisoned(state)) => Some(body(&state.into_inner())),
+        Err(TryLockError::WouldBlock) => None,
+    }
+}
+
+fn is_empty() -> bool {
+    peek(|state| state.entries.is_empty()) == Some(true)
+}
+
+/// Sessions, then registrations in their order, each a blob.
+fn save(writer: &mut Writer) -> bool {
+    let wrote = peek(|state| {
+        writer.number(state.sessions.len());
+        for linked in state.sessions.values() {
+            writer.blob(&seal(&linked.wire));
+        }
+        writer.number(state.entries.len());
+        for entry in state.entries.values() {
+            writer.blob(&seal(&entry.wire));
+        }
+    });
+    if wrote.is_none() {
+        // What follows must be readable all the same.
+        writer.number(0);
+        writer.number(0);
+    }
+    wrote.is_some()
+}
+
+fn load(mut loaded: Loaded) -> Result<(), String> {
+    let registrations = registrations()?;
+    let mut count = |what: &str| match loaded.number() {
+        Ok(count) if count < MOST => Ok(count),
+        Ok(count) => Err(format!("{count} {what} can not be")),
+        Err(error) => Err(error),
+    };
+    let sessions = count("sessions")?;
+    let mut wires: Vec<SessionWire> = Vec::new();
+    for number in 1..=sessions {
+        let wire = unseal(&loaded.blob()?);
+        wires.push(wire.map_err(|damage| format!("session {number} of {sessions}: {damage}"))?);
+    }
+    let mut bundle = BundleWire {
+        sessions: wires,
+        ..BundleWire::default()
+    };
+    let count = loaded.number()?;
+    if count >= MOST {
+        return Err(format!("{count} registrations can not be"));
+    }
+    for number in 1..=count {
+        let wire = unseal(&loaded.blob()?);
+        bundle
+            .add
+            .push(wire.map_err(|damage| format!("registration {number} of {count}: {damage}"))?);
+    }
+    registrations.take(bundle)
+}
+
+impl Registrations {
+    /// The session of this id if it is linked, or a new one made of what was shipped.
+    pub(super) fn session_of(&self, wire: &SessionWire) -> Result<Arc<Session>, String> {
+        if let Some(linked) = self.state().sessions.get(&wire.id)
+            && linked.wire == *wire
+        {
+            return Ok(linked.session.clone());
+        }
+        python::receive_session(wire)
+    }
+
+    /// Applies what was loaded or replicated: sessions and registrations that are here already stay
+    /// as they are. The server lock is held.
+    pub(super) fn take(&'static self, bundle: BundleWire) -> Result<(), String> {
+        let mut sessions = Vec::new();
+        for wire in &bundle.sessions {
+            sessions.push((wire, self.session_of(wire)?));
+        }
+        let known = |wire: &RegistrationWire| {
+            let id = Id::parse(wire.id.as_bytes());
+            let session = sessions.iter().find(|(other, _)| other.id == wire.session);
+            match (id, session) {
+                (Some(id), Some((of, session))) => Ok((id, *of, session.clone())),
+                (None, _) => Err(format!("'{}' is not the id of a registration", wire.id)),
+                (_, None) => Err(format!(
+                    "the session {} of registration {} is missing",
+                    wire.session, wire.id
+                )),
+            }
+        };
+        // All of it is understood before anything is done.
+        let add = bundle
+            .add
+            .iter()
+            .map(|wire| known(wire).map(|known| (wire, known)))
+            .collect::<Result<Vec<_>, _>>()?;
+        for id in &bundle.remove {
+            if let Some(id) = Id::parse(id.as_bytes()) {
+                self.remove(id, true);
+            }
+        }
+        for (wire, (id, of, session)) in add {
+            if self.state().order_of.contains_key(&id) {
+                continue;
+            }
+            let limits = self.registry.limits().clone();
+            let language = &of.language;
+            let function = python::receive_registration(wire, id, &session, language, limits);
+            if let Some(broken) = &function.broken {
+                function.statistics.fail(broken.clone());
+                self.log(LogLevel::Warning, broken);
+            }
+            self.join(function, wire.clone(), &session, of);
+        }
+        if !self.is_loading() {
+            self.listen();
+        }
+        Ok(())
+    }
+
+    /// `RG.INNERREGISTER blob`: registrations from the master or the AOF.
+    pub(in crate::redis) fn inner_register(&'static self, ctx: Ctx<'_>, args: &Args<'_>) {
+        if !ctx.is_replayed() {
+            return ctx.error(b"ERR RG.INNERREGISTER is internal: scripts use register");
+        }
+        let [blob] = args.rest() else {
+            return ctx.wrong_arity();
+        };
+        let taken = unseal(blob)
+            .map_err(|damage| damage.to_string())
+            .and_then(|bundle| self.take(bundle));
+        match taken {
+            Ok(()) => {
+                ctx.replicate_verbatim();
+                ctx.status(b"OK");
+            }
+            Err(error) => {
+                let message = format!("registrations can not be taken: {error}");
+                self.log(LogLevel::Warning, &message);
+                ctx.error(format!("ERR {message}").as_bytes());
+            }
+        }
+    }
+
+    /// A data set begins to be loaded: it brings its own registrations.
+    pub(in crate::redis) fn loading(&self) {
+        self.loading.store(true, Ordering::Relaxed);
+        let ids: Vec<Id> = self.state().order_of.keys().copied().collect();
+        for id in ids {
+            self.remove(id, true);
+        }
+        self.state().after_load.clear();
+    }
+
+    /// It is loaded.
+    pub(in crate::redis) fn loaded(&'static self) {
+        self.loading.store(false, Ordering::Relaxed);
+        let registered = std::mem::take(&mut self.state().after_load);
+        for function in registered {
+            let callback = function.on_registered.as_ref();
+            self.call_back(&function, callback, "OnRegistered");
+        }
+        self.listen();
+        self.start_streams();
+    }
+
+    /// The server makes a child. If that rewrites the AOF without an RDB in front, it writes no
+    /// registrations: they are sent again, into the part of the AOF that begins now. Whoever has
+    /// them already ignores that.
+    pub(in crate::redis) fn forked(&self) {
+        if self.len() == 0 || raw::is_replica() && self.is_loading() {
+            return;
+        }
+        let config = |name: &[u8]| {
+            let command = crate::engine::Command::of(&[b"CONFIG", b"GET", name]);
+            match self.server.read(&command) {
+                Ok(crate::engine::Reply::Array(mut pair)) => pair.pop(),
+                _ => None,
+            }
+        };
+        let is = |name: &[u8], want: &[u8]| {
+            config(name) == Some(crate::engine::Reply::Bytes(want.to_vec()))
+        };
+        if !is(b"aof-use-rdb-preamble", b"no") || !is(b"appendonly", b"yes") {
+            return;
+        }
+        let state = self.state();
+        let bundle = BundleWire {
+            sessions: state
+                .sessions
+                .values()
+                .map(|linked| linked.wire.clone())
+                .collect(),
+            add: state
+                .entries
+                .values()
+                .map(|entry| entry.wire.clone())
+                .collect(),
+            ..BundleWire::default()
+        };
+        drop(state);
+        self.server
+            .replicate(c"RG.INNERREGISTER", &[&seal(&bundle)]);
+    }
+}

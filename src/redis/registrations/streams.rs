@@ -1,0 +1,930 @@
+//! Functions that read streams: at least once, in order, each entry by every function.
+//!
+//! What was processed is remembered by a consumer group of the stream, so that it is saved and
+//! replicated with it: everything up to its last delivered id is done, but for what it lists as
+//! pending. A batch is read without the group knowing. When it is done the group moves past it; when it
+//! failed its entries are delivered to the group, and stay pending until they are read again.
+//!
+//! ```text
+//! found or first entry -> pending entries -> batch -> batch ... idle -> entry -> batch
+//! ```
+//!
+//! All of this runs with the server lock held.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use super::index::Names;
+use super::keys::Active;
+use super::{Function, Registrations};
+use crate::engine::{
+    Chunk, Command, Context, KeyType, Lane, Launch, LogLevel, Mode, Need, OnFailed, Reader,
+    RecordError, Reply, Source, StreamTrigger,
+};
+use crate::python::Cpython;
+use crate::redis::MODULE;
+use crate::redis::raw::{self, EntryId, EventCtx, Key, Scan, Server, Visitor};
+
+const CONSUMER: &[u8] = b"__gears_client__";
+
+/// The consumer group of the first, second, ... function on a stream.
+pub(super) fn group_name(number: usize) -> String {
+    match number {
+        1 => "__gears_consumer_group__".into(),
+        _ => format!("__gears_consumer_group__{number}"),
+    }
+}
+
+/// A function that runs at once may work off a backlog for so long before clients get a turn.
+const AT_ONCE: Duration = Duration::from_millis(1);
+
+/// Whether a stream function that runs at once is at work: what it adds triggers no other one, as in
+/// RedisGears 1.x. Changed under the server lock.
+static STREAMS_ACTIVE: AtomicBool = AtomicBool::new(false);
+/// Whether the groups are changed by us.
+static OWN: AtomicBool = AtomicBool::new(false);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Status {
+    Ok,
+    Aborted,
+    Waiting,
+    Paused,
+}
+
+/// One stream of a consumer.
+struct Stream {
+    /// Which of several lives of this stream: it is forgotten and found again.
+    life: u64,
+    /// All up to here is processed; unknown before the first batch was read.
+    position: Option<EntryId>,
+    /// A batch is under way.
+    busy: bool,
+    /// The pending entries of the group are next.
+    pending_first: bool,
+    /// There may be entries that nobody counted: they came before it was found.
+    backlog: bool,
+    /// Entries that came since.
+    waiting: u64,
+    /// When the first of them came.
+    since: Option<Instant>,
+    /// Whether a timer runs for it.
+    timed: bool,
+}
+
+struct State {
+    status: Status,
+    streams: HashMap<Vec<u8>, Stream>,
+    lives: u64,
+    /// Changes when all streams are forgotten.
+    epoch: u64,
+    /// Whether it looked for its streams.
+    started: bool,
+    closed: bool,
+}
+
+/// A registration of a StreamReader, with its streams.
+pub(super) struct Consumer {
+    registrations: &'static Registrations,
+    function: Arc<Function>,
+    trigger: StreamTrigger,
+    names: Names,
+    need: Need,
+    lane: Arc<Lane<Cpython>>,
+    state: Mutex<State>,
+    this: Weak<Self>,
+}
+
+/// What was read for an execution.
+enum Content {
+    /// Entries after the position.
+    New { last: EntryId, count: u64 },
+    /// Entries that are pending in the group.
+    Pending(Vec<Vec<u8>>),
+}
+
+/// An execution's entries of one stream.
+struct Batch {
+    consumer: Arc<Consumer>,
+    key: Vec<u8>,
+    life: u64,
+    pending: bool,
+    since: Option<Instant>,
+    content: Mutex<Option<Content>>,
+}
+
+impl Batch {
+    fn content(&self) -> MutexGuard<'_, Option<Content>> {
+        self.content.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Reads a batch when its execution runs.
+struct BatchReader {
+    batch: Arc<Batch>,
+    read: bool,
+}
+
+impl Reader for BatchReader {
+    fn read(&mut self) -> Result<Option<Chunk>, RecordError> {
+        if std::mem::replace(&mut self.read, true) {
+            return Ok(None);
+        }
+        let batch = &self.batch;
+        let lock = &batch.consumer.registrations.lock;
+        let chunk = lock.with(|server| batch.consumer.read(server, batch));
+        chunk.map(Some).map_err(RecordError::new)
+    }
+}
+
+/// What comes after a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    Batch,
+    Nothing,
+}
+
+impl Consumer {
+    pub(super) fn new(
+        registrations: &'static Registrations,
+        function: Arc<Function>,
+        trigger: StreamTrigger,
+        lane: Arc<Lane<Cpython>>,
+    ) -> Arc<Self> {
+        Arc::new_cyclic(|this| Self {
+            registrations,
+            names: Names::of(&trigger.prefix),
+            need: function.need(),
+            function,
+            trigger,
+            lane,
+            state: Mutex::new(State {
+                status: Status::Ok,
+                streams: HashMap::new(),
+                lives: 0,
+                epoch: 0,
+                started: false,
+                closed: false,
+            }),
+            this: this.clone(),
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn names(&self) -> &Names {
+        &self.names
+    }
+
+    pub(super) fn group(&self) -> &str {
+        &self.trigger.group
+    }
+
+    /// The word in listings.
+    pub(super) fn status(&self) -> &'static str {
+        match self.state().status {
+            Status::Ok => "OK",
+            Status::Aborted => "ABORTED",
+            Status::Waiting => "WAITING_FOR_RETRY_ON_FAILURE",
+            Status::Paused => "PAUSED",
+        }
+    }
+
+    /// Forgets all streams, and aborts what waits for a worker.
+    fn forget(&self, status: Option<Status>) {
+        {
+            let mut state = self.state();
+            state.streams.clear();
+            state.epoch += 1;
+            state.status = status.unwrap_or(state.status);
+        }
+        for execution in self.lane.drain() {
+            execution.abort();
+        }
+    }
+
+    /// It is unregistered.
+    pub(super) fn close(&self) {
+        self.state().closed = true;
+        self.forget(None);
+    }
+
+    pub(super) fn pause(&self) {
+        let status = self.state().status;
+        if matches!(status, Status::Ok | Status::Waiting) {
+            self.forget(Some(Status::Paused));
+        }
+    }
+
+    pub(super) fn unpause(&self) {
+        if self.state().status == Status::Ok {
+            return;
+        }
+        self.restart();
+    }
+
+    /// The data are others now, or this server's role is.
+    pub(super) fn forget_streams(&self) {
+        let waits = self.state().status == Status::Waiting;
+        self.forget(waits.then_some(Status::Ok));
+        self.state().started = false;
+    }
+
+    fn restart(&self) {
+        {
+            let mut state = self.state();
+            state.status = Status::Ok;
+            state.started = false;
+        }
+        self.start();
+    }
+
+    /// Looks for its streams, unless it did so.
+    pub(super) fn start(&self) {
+        let epoch = {
+            let mut state = self.state();
+            if state.started || state.closed || state.status != Status::Ok {
+                return;
+            }
+            state.started = true;
+            state.epoch
+        };
+        let (Some(this), Some(module)) = (self.this.upgrade(), MODULE.get()) else {
+            return;
+        };
+        module.run(Box::new(move || this.find_streams(epoch)));
+    }
+
+    /// Finds the streams that are there, a slice of the lock at a time, on a thread of its own.
+    fn find_streams(self: Arc<Self>, epoch: u64) {
+        let lock = &self.registrations.lock;
+        if let Names::Exact(key) = &self.names {
+            return lock.with(|server| {
+                if raw::key_type(server, key) == KeyType::Stream {
+                    self.found(key, epoch);
+                }
+            });
+        }
+        let mut scan = Some(Scan::new());
+        while let Some(mut walk) = scan.take() {
+            let this = self.clone();
+            scan = lock.slice(move |server, until| {
+                let mut found = Found {
+                    names: &this.names,
+                    keys: Vec::new(),
+                };
+                let mut more = true;
+                while more && found.keys.is_empty() && Instant::now() < until {
+                    more = walk.step(server, &mut found);
+                }
+                for key in &found.keys {
+                    this.found(key, epoch);
+                }
+                more.then_some(walk)
+            });
+        }
+    }
+
+    /// A stream is there.
+    fn found(&self, key: &[u8], epoch: u64) {
+        let state = self.state();
+        let current = state.epoch == epoch && state.status == Status::Ok && !state.closed;
+        let known = state.streams.contains_key(key);
+        drop(state);
+        if current && !known && !raw::is_replica() {
+            self.begin(key);
+            self.launch(key, None);
+        }
+    }
+
+    fn begin(&self, key: &[u8]) {
+        let mut state = self.state();
+        state.lives += 1;
+        let stream = Stream {
+            life: state.lives,
+            position: None,
+            busy: false,
+            pending_first: true,
+            backlog: true,
+            waiting: 0,
+            since: None,
+            timed: false,
+        };
+        state.streams.insert(key.to_vec(), stream);
+    }
+
+    /// An entry came.
+    fn added(&self, ctx: EventCtx, key: &[u8]) {
+        let mut state = self.state();
+        if state.status != Status::Ok || state.closed || !state.started {
+            return;
+        }
+        let Some(stream) = state.streams.get_mut(key) else {
+            drop(state);
+            self.begin(key);
+            return self.launch(key, Some(ctx));
+        };
+        stream.waiting += 1;
+        stream.since.get_or_insert_with(Instant::now);
+        if stream.busy {
+            return;
+        }
+        if stream.backlog || stream.waiting >= self.trigger.batch {
+            drop(state);
+            return self.launch(key, Some(ctx));
+        }
+        self.arm(key, stream);
+    }
+
+    /// Runs a partial batch when its time has come.
+    fn arm(&self, key: &[u8], stream: &mut Stream) {
+        if self.trigger.duration == 0 || stream.timed {
+            return;
+        }
+        stream.timed = true;
+        let waited = stream.since.map(|since| since.elapsed());
+        let duration = Duration::from_millis(self.trigger.duration);
+        let rest = duration.saturating_sub(waited.unwrap_or_default());
+        let (this, key, life) = (self.this.clone(), key.to_vec(), stream.life);
+        let task = move || {
+            let Some(this) = this.upgrade() else { return };
+            this.registrations.lock.with(|_| this.timed_out(&key, life));
+        };
+        self.registrations.timers.after(rest, Box::new(task));
+    }
+
+    fn timed_out(&self, key: &[u8], life: u64) {
+        let mut state = self.state();
+        let Some(stream) = state.streams.get_mut(key).filter(|s| s.life == life) else {
+            return;
+        };
+        stream.timed = false;
+        if !stream.busy && stream.waiting > 0 {
+            drop(state);
+            self.launch(key, None);
+        }
+    }
+
+    /// Starts an execution over the next batch of a stream.
+    fn launch(&self, key: &[u8], event: Option<EventCtx>) {
+        let Some(this) = self.this.upgrade() else {
+            return;
+        };
+        let batch = {
+            let mut state = self.state();
+            let Some(stream) = state.streams.get_mut(key) else {
+                return;
+            };
+            stream.busy = true;
+            Arc::new(Batch {
+                consumer: this.clone(),
+                key: key.to_vec(),
+                life: stream.life,
+                pending: std::mem::take(&mut stream.pending_first),
+                since: stream.since,
+                content: Mutex::default(),
+            })
+        };
+        self.function.statistics.trigger();
+        if self.function.mode == Mode::Sync {
+            let job = move || this.run_here(batch);
+            return match event {
+                Some(ctx) => raw::after_event(ctx, Box::new(job)),
+                None => job(),
+            };
+        }
+        let reader = BatchReader {
+            batch: batch.clone(),
+            read: false,
+        };
+        let launch = Launch::of_registration(&self.function, Source::Direct(Box::new(reader)));
+        let execution = self.registrations.registry.create(launch);
+        execution.when_done(Box::new(move |outcome| {
+            this.registrations.lock.with(|_| {
+                if this.done(&batch, &outcome.errors, outcome.aborted) == Next::Batch {
+                    this.launch(&batch.key, None);
+                }
+            });
+        }));
+        let registry = &self.registrations.registry;
+        registry.start_in(&self.lane, execution, true);
+    }
+
+    /// Runs batches one after another, and lets clients in if there are many.
+    fn run_here(self: Arc<Self>, batch: Arc<Batch>) {
+        let begin = Instant::now();
+        let server = self.registrations.server;
+        let next = {
+            let _active = Active::begin(&STREAMS_ACTIVE);
+            let errors = match self.read(server, &batch) {
+                Ok(chunk) => self
+                    .function
+                    .run_here(&chunk, None, |_, errors| errors.to_vec()),
+                Err(error) => {
+                    let errors = vec![error];
+                    self.function
+                        .statistics
+                        .finish(&errors, false, Duration::ZERO);
+                    errors
+                }
+            };
+            self.done(&batch, &errors, false)
+        };
+        if next == Next::Nothing {
+            return;
+        }
+        // Each batch on the stack of its own, not inside of the one before.
+        let key = batch.key.clone();
+        drop(batch);
+        let time = if begin.elapsed() < AT_ONCE {
+            Duration::ZERO
+        } else {
+            AT_ONCE
+        };
+        let this = self.clone();
+        let task = move || this.registrations.lock.with(|_| this.launch(&key, None));
+        self.registrations.timers.after(time, Box::new(task));
+    }
+
+    /// Reads the entries of a batch.
+    fn read(&self, server: Server, batch: &Batch) -> Result<Chunk, String> {
+        let user = Context::user(&*self.function.plan.context);
+        let key = &batch.key;
+        if !server.user(user)?.may_change(key) {
+            let key = String::from_utf8_lossy(key);
+            return Err(format!(
+                "NOPERM the user '{user}' may not read and trim the stream '{key}'"
+            ));
+        }
+        let nothing = || Ok(self.chunk());
+        let known = {
+            let state = self.state();
+            let stream = state.streams.get(key).filter(|s| s.life == batch.life);
+            match stream {
+                Some(stream) => stream.position,
+                // Forgotten meanwhile: nothing to read.
+                None => return nothing(),
+            }
+        };
+        let shared = self.registrations.settings.shares_stream_groups();
+        if batch.pending || shared || known.is_none() {
+            let Some(group) = self.open_group(server, key)? else {
+                return nothing();
+            };
+            let position = group.position;
+            let mut state = self.state();
+            if let Some(stream) = state.streams.get_mut(key) {
+                stream.position = Some(position);
+            }
+            drop(state);
+            if batch.pending {
+                return if group.pending > 0 {
+                    self.read_group(server, batch, b"0")
+                } else {
+                    nothing()
+                };
+            }
+            if shared {
+                return self.read_group(server, batch, b">");
+            }
+            return Ok(self.read_new(server, batch, position));
+        }
+        Ok(self.read_new(server, batch, known.unwrap_or_default()))
+    }
+
+    fn chunk(&self) -> Chunk {
+        match self.need {
+            Need::Number => Chunk::counted(0),
+            _ => Chunk::entries(),
+        }
+    }
+
+    /// Entries after a position, by the stream itself.
+    fn read_new(&self, server: Server, batch: &Batch, position: EntryId) -> Chunk {
+        let mut chunk = self.chunk();
+        let (mut last, mut count) = (position, 0);
+        let key = &batch.key;
+        raw::with_stream(server, key, |stream| {
+            stream.entries(Some(position), &mut |id, fields| {
+                if chunk.is_counted() {
+                    chunk.count_on(1);
+                } else {
+                    let id = id.to_string();
+                    let mark = chunk.begin_entry(key, id.as_bytes(), fields.len());
+                    fields.write(&mut chunk);
+                    chunk.end_record(mark);
+                }
+                last = id;
+                count += 1;
+                count < self.trigger.batch
+            });
+        });
+        if count > 0 {
+            *batch.content() = Some(Content::New { last, count });
+        }
+        chunk
+    }
+
+    /// Entries that the group delivers: pending ones from `0`, or new ones for `>`.
+    fn read_group(&self, server: Server, batch: &Batch, from: &[u8]) -> Result<Chunk, String> {
+        let (key, group) = (batch.key.as_slice(), self.group().as_bytes());
+        let count = self.trigger.batch.to_string();
+        let mut words: Vec<&[u8]> = vec![b"XREADGROUP", b"GROUP", group, CONSUMER];
+        if from == b">" {
+            words.extend([b"COUNT".as_slice(), count.as_bytes()]);
+        }
+        words.extend([b"STREAMS".as_slice(), key, from]);
+        let reply = server.write(&words)?;
+        let mut chunk = self.chunk();
+        let mut ids = Vec::new();
+        for entry in crate::redis::readers::entries(reply).unwrap_or_default() {
+            let Some((id, fields)) = crate::redis::readers::split(entry) else {
+                continue;
+            };
+            // One that was deleted meanwhile has no fields: it is done.
+            if !fields.is_empty() {
+                if chunk.is_counted() {
+                    chunk.count_on(1);
+                } else {
+                    crate::redis::readers::write_entry(&mut chunk, key, &id, &fields);
+                }
+            }
+            ids.push(id);
+        }
+        if !ids.is_empty() {
+            *batch.content() = Some(Content::Pending(ids));
+        }
+        Ok(chunk)
+    }
+
+    /// The state of the group, which is made if it is not there; `None` without a stream.
+    fn open_group(&self, server: Server, key: &[u8]) -> Result<Option<Group>, String> {
+        if raw::key_type(server, key) != KeyType::Stream {
+            return Ok(None);
+        }
+        let group = self.group().as_bytes();
+        if let Some(found) = group_of(server, key, group)? {
+            return Ok(Some(found));
+        }
+        let _own = Active::begin(&OWN);
+        let start = self.trigger.start.as_bytes();
+        server.write(&[b"XGROUP", b"CREATE", key, group, start])?;
+        server.write(&[b"XGROUP", b"CREATECONSUMER", key, group, CONSUMER])?;
+        group_of(server, key, group)
+    }
+
+    /// An execution over a batch has ended: what comes next.
+    fn done(&self, batch: &Batch, errors: &[String], aborted: bool) -> Next {
+        if let Some(since) = batch.since {
+            self.function.statistics.lag(since.elapsed());
+        }
+        if raw::is_replica() || self.registrations.is_loading() {
+            return Next::Nothing;
+        }
+        let server = self.registrations.server;
+        let content = batch.content().take();
+        if aborted && errors.is_empty() {
+            // Not processed; it comes again with the next entry.
+            self.idle(batch, true);
+            return Next::Nothing;
+        }
+        let (status, closed) = {
+            let state = self.state();
+            (state.status, state.closed)
+        };
+        if let Some(error) = errors.first() {
+            let pauses = error.starts_with("PAUSE") || status == Status::Paused;
+            if pauses || self.trigger.on_failed != OnFailed::Continue {
+                self.leave_pending(server, batch, content.as_ref());
+                if !closed {
+                    self.stop(status, pauses);
+                }
+                return Next::Nothing;
+            }
+        }
+        self.acknowledge(server, batch, content.as_ref());
+        if closed || status != Status::Ok {
+            return Next::Nothing;
+        }
+        let failed_to_read = content.is_none() && !errors.is_empty();
+        if failed_to_read {
+            self.idle(batch, true);
+            return Next::Nothing;
+        }
+        self.next(server, batch, content.as_ref())
+    }
+
+    /// Nothing runs on the stream until the next entry.
+    fn idle(&self, batch: &Batch, backlog: bool) {
+        let mut state = self.state();
+        if let Some(stream) = state.streams.get_mut(&batch.key)
+            && stream.life == batch.life
+        {
+            stream.busy = false;
+            stream.backlog |= backlog;
+            stream.pending_first |= batch.pending;
+        }
+    }
+
+    /// A batch failed under a policy that does not let it pass.
+    fn stop(&self, status: Status, pauses: bool) {
+        let next = match (pauses, self.trigger.on_failed) {
+            (true, _) => Status::Paused,
+            (false, OnFailed::Retry) => Status::Waiting,
+            (false, _) => Status::Aborted,
+        };
+        if status == Status::Aborted {
+            return;
+        }
+        self.forget(Some(next));
+        if next != Status::Waiting {
+            return;
+        }
+        let (this, epoch) = (self.this.clone(), self.state().epoch);
+        let task = move || {
+            let Some(this) = this.upgrade() else { return };
+            this.registrations.lock.with(|_| {
+                let state = this.state();
+                let due = state.status == Status::Waiting && state.epoch == epoch;
+                drop(state);
+                if due {
+                    this.restart();
+                }
+            });
+        };
+        let time = Duration::from_secs(self.trigger.retry_interval);
+        self.registrations.timers.after(time, Box::new(task));
+    }
+
+    /// The entries of a failed batch are delivered to the group, which keeps them.
+    fn leave_pending(&self, server: Server, batch: &Batch, content: Option<&Content>) {
+        let Some(Content::New { count, .. }) = content else {
+            return;
+        };
+        let count = count.to_string();
+        let group = self.group().as_bytes();
+        let words: &[&[u8]] = &[
+            b"XREADGROUP",
+            b"GROUP",
+            group,
+            CONSUMER,
+            b"COUNT",
+            count.as_bytes(),
+            b"STREAMS",
+            &batch.key,
+            b">",
+        ];
+        if let Err(error) = server.write(words) {
+            self.complain("can not keep the entries of a failed batch", batch, &error);
+        }
+    }
+
+    fn complain(&self, what: &str, batch: &Batch, error: &str) {
+        let (id, key) = (self.function.id, String::from_utf8_lossy(&batch.key));
+        let message = format!("registration {id} {what} of stream '{key}': {error}");
+        self.registrations.log(LogLevel::Warning, &message);
+    }
+
+    /// The entries of a batch are processed.
+    fn acknowledge(&self, server: Server, batch: &Batch, content: Option<&Content>) {
+        let (key, group) = (batch.key.as_slice(), self.group().as_bytes());
+        let _own = Active::begin(&OWN);
+        let written = match content {
+            None => return,
+            Some(Content::New { last, .. }) => {
+                let last = last.to_string();
+                server.write(&[b"XGROUP", b"SETID", key, group, last.as_bytes()])
+            }
+            Some(Content::Pending(ids)) => {
+                let mut words: Vec<&[u8]> = vec![b"XACK", key, group];
+                words.extend(ids.iter().map(Vec::as_slice));
+                server.write(&words)
+            }
+        };
+        if let Err(error) = written {
+            // The stream went, or its group did: there is nothing to remember.
+            self.complain("can not acknowledge entries", batch, &error);
+            self.state().streams.remove(key);
+            return;
+        }
+        let mut state = self.state();
+        if let (Some(Content::New { last, .. }), Some(stream)) =
+            (content, state.streams.get_mut(key))
+            && stream.life == batch.life
+        {
+            stream.position = Some(*last);
+        }
+        drop(state);
+        if self.trigger.trim {
+            self.trim(server, batch, content);
+        }
+    }
+
+    /// Removes what all functions on the stream have processed.
+    fn trim(&self, server: Server, batch: &Batch, content: Option<&Content>) {
+        let key = &batch.key;
+        let consumers = self.registrations.state().streams.clone();
+        let mut others = consumers
+            .iter()
+            .filter(|other| other.names.matches(key))
+            .filter(|other| !std::ptr::eq(&raw const ***other, self))
+            .peekable();
+        let mut done = match content {
+            Some(Content::New { last, .. }) if others.peek().is_none() => *last,
+            _ => match done_by(server, key, self.group().as_bytes()) {
+                Some(done) => done,
+                None => return,
+            },
+        };
+        for other in others {
+            match done_by(server, key, other.group().as_bytes()) {
+                Some(theirs) => done = done.min(theirs),
+                // It has not begun.
+                None => return,
+            }
+        }
+        let Some(first) = done.next() else { return };
+        let first = first.to_string();
+        if let Err(error) = server.write(&[b"XTRIM", key, b"MINID", first.as_bytes()]) {
+            self.complain("can not trim entries", batch, &error);
+        }
+    }
+
+    /// What comes after a batch that is processed.
+    fn next(&self, server: Server, batch: &Batch, content: Option<&Content>) -> Next {
+        let mut state = self.state();
+        let Some(stream) = state.streams.get_mut(&batch.key) else {
+            return Next::Nothing;
+        };
+        if stream.life != batch.life {
+            return Next::Nothing;
+        }
+        stream.busy = false;
+        if let Some(Content::New { count, .. }) = content {
+            stream.waiting = stream.waiting.saturating_sub(*count);
+        }
+        let fresh = !batch.pending;
+        if stream.backlog || (fresh && content.is_none()) {
+            let position = stream.position.unwrap_or_default();
+            let more = has_after(server, &batch.key, position);
+            stream.backlog &= more;
+            if more {
+                return Next::Batch;
+            }
+            stream.waiting = 0;
+        }
+        if stream.waiting == 0 {
+            stream.since = None;
+            return Next::Nothing;
+        }
+        if content.is_some() {
+            // What is left came while this batch ran.
+            stream.since = Some(Instant::now());
+        }
+        let since = *stream.since.get_or_insert_with(Instant::now);
+        let duration = Duration::from_millis(self.trigger.duration);
+        let late = !duration.is_zero() && since.elapsed() >= duration;
+        if late || stream.waiting >= self.trigger.batch {
+            return Next::Batch;
+        }
+        self.arm(&batch.key, stream);
+        Next::Nothing
+    }
+
+    /// What an event says of a stream that is known: it may be another one now.
+    fn changed(&self, key: &[u8]) {
+        if self.names.matches(key) {
+            self.state().streams.remove(key);
+        }
+    }
+}
+
+/// Streams found in a walk.
+struct Found<'a> {
+    names: &'a Names,
+    keys: Vec<Vec<u8>>,
+}
+
+impl Visitor for Found<'_> {
+    fn key(&mut self, name: &[u8], key: &Key<'_>) {
+        if self.names.matches(name) && key.kind() == KeyType::Stream {
+            self.keys.push(name.to_vec());
+        }
+    }
+}
+
+/// What a group remembers.
+struct Group {
+    position: EntryId,
+    pending: i64,
+}
+
+fn group_of(server: Server, key: &[u8], group: &[u8]) -> Result<Option<Group>, String> {
+    let reply = server.read(&Command::of(&[b"XINFO", b"GROUPS", key]))?;
+    let Reply::Array(groups) = reply else {
+        return Ok(None);
+    };
+    for found in groups {
+        let Reply::Array(fields) = found else {
+            continue;
+        };
+        let value = |name: &[u8]| {
+            fields
+                .chunks_exact(2)
+                .find(|pair| matches!(&pair[0], Reply::Bytes(field) if field == name))
+                .map(|pair| &pair[1])
+        };
+        if !matches!(value(b"name"), Some(Reply::Bytes(name)) if name == group) {
+            continue;
+        }
+        let position = match value(b"last-delivered-id") {
+            Some(Reply::Bytes(id)) => EntryId::parse(id),
+            _ => None,
+        };
+        let pending = match value(b"pending") {
+            Some(Reply::Integer(pending)) => *pending,
+            _ => 0,
+        };
+        return Ok(Some(Group {
+            position: position.unwrap_or_default(),
+            pending,
+        }));
+    }
+    Ok(None)
+}
+
+/// The last entry up to which a group has processed all; `None` without the group.
+fn done_by(server: Server, key: &[u8], group: &[u8]) -> Option<EntryId> {
+    let found = group_of(server, key, group).ok().flatten()?;
+    if found.pending == 0 {
+        return Some(found.position);
+    }
+    let reply = server.read(&Command::of(&[b"XPENDING", key, group])).ok()?;
+    let Reply::Array(summary) = reply else {
+        return None;
+    };
+    let Some(Reply::Bytes(first)) = summary.get(1) else {
+        return None;
+    };
+    let EntryId(ms, seq) = EntryId::parse(first)?;
+    match seq.checked_sub(1) {
+        Some(seq) => Some(EntryId(ms, seq)),
+        None => Some(EntryId(ms.checked_sub(1)?, u64::MAX)),
+    }
+}
+
+fn has_after(server: Server, key: &[u8], position: EntryId) -> bool {
+    let mut more = false;
+    raw::with_stream(server, key, |stream| {
+        stream.entries(Some(position), &mut |_, _| {
+            more = true;
+            false
+        });
+    });
+    more
+}
+
+/// Events after which a key is not the stream any more that it was.
+const CHANGES: [&[u8]; 14] = [
+    b"del",
+    b"expired",
+    b"evicted",
+    b"rename_from",
+    b"rename_to",
+    b"move_from",
+    b"move_to",
+    b"copy_to",
+    b"restore",
+    b"set",
+    b"xgroup-create",
+    b"xgroup-destroy",
+    b"xgroup-setid",
+    b"xsetid",
+];
+
+impl Registrations {
+    /// Something happened to a key that may be a stream. The server lock is held.
+    pub(super) fn on_stream_event(&self, ctx: EventCtx, event: &[u8], key: &[u8]) {
+        let added = event.eq_ignore_ascii_case(b"xadd");
+        let relevant = if added {
+            !STREAMS_ACTIVE.load(Ordering::Relaxed)
+        } else {
+            !OWN.load(Ordering::Relaxed) && CHANGES.contains(&event)
+        };
+        if !relevant {
+            return;
+        }
+        let consumers = self.state().streams.clone();
+        for consumer in consumers {
+            if !added {
+                consumer.changed(key);
+            } else if consumer.names.matches(key) {
+                consumer.added(ctx, key);
+            }
+        }
+    }
+}
