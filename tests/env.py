@@ -218,7 +218,8 @@ class Env:
     def wait_log(self, expected, key="log"):
         """Wait until that list has as many elements as `expected`; they must be those."""
         wait_until(lambda: self.client.llen(key) >= len(expected), what=f"{expected} in {key}")
-        assert self.log_list(key) == expected
+        seen = self.log_list(key)
+        assert seen == expected, f"{seen} instead of {expected}"
 
     def reload(self):
         """Save, empty, and load the data set within the running server."""

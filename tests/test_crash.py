@@ -44,6 +44,10 @@ stream('trimmed', 'trimmed:*', mode='async_local', batch=7, duration=10, onFaile
        onFailedRetryInterval=1)
 stream('inline', 'inline:*', mode='sync', batch=1)
 
+GB('StreamReader', desc='counted').count().foreach(
+    lambda n: execute('INCRBY', 'counted', n)).register(
+    'numbers:*', mode='async_local', batch=5, duration=10, trimStream=False)
+
 def behind(r):
     execute('XADD', 'behind:' + r['key'], '*', 'key', r['key'], 'value', r['value'])
 
@@ -61,7 +65,7 @@ STREAMS = {
     "trimmed": ["trimmed"],
     "inline": ["inline"],
 }
-REGISTRATIONS = 6
+REGISTRATIONS = 7
 
 
 class Writer(threading.Thread):
@@ -237,6 +241,9 @@ def check_order(env, writers, crashes):
         key = f"written:{writer.key}"
         first = list(map(int, first_times(client.lrange(key, 0, -1))))
         assert first == sorted(first), f"{key}: order, seed {SEED}"
+    entries = sum(client.xlen(writer.streams["numbers"]) for writer in writers)
+    counted = int(client.get("counted"))
+    assert entries <= counted <= entries + crashes * REPEATED, f"seed {SEED}"
     figures = registrations(env)
     assert [name for name, data in figures.items() if data["lastError"]] == []
 

@@ -63,6 +63,7 @@ SAVINGS = {
 
 def live_on(env, how):
     if how == "rewrite_and_restart":
+        wait_until(env.aof_is_written)
         env.client.bgrewriteaof()
         wait_until(env.aof_is_written)
         env.restart()
@@ -398,7 +399,8 @@ def test_promotion(new_env):
     check_all_kinds(replica)
     check_all_kinds(replica)
     replica.register("GB().register('x')")
-    assert max(e["id"] for e in replica.registrations()) not in [e[0] for e in expected]
+    assert replica.registrations()[-1]["RegistrationData"]["args"]["regex"] == "x"
+    assert len(replica.registrations()) == len(expected) + 1
 
 
 def test_entries_over_a_failover(new_env):
@@ -501,6 +503,15 @@ def test_registered_by_a_function(durable):
 INTERNAL = ["RG.INNERREGISTER", "RG.INNERUNREGISTER"]
 
 
+REFUSED = ["exit code 0", "exit code 1"]
+"""Redis ends with 0 when its own check finds nothing wrong with a file that a module refused."""
+
+
+def guru(log):
+    """The line of a log that says why the server crashed."""
+    return next((line for line in log.splitlines() if "Guru" in line), log[-1000:])
+
+
 def damaged(data, first, source):
     """Some bytes of `data` after `first` changed, removed or added."""
     data = bytearray(data)
@@ -519,7 +530,7 @@ def damaged(data, first, source):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_damaged_dump_is_refused_or_read(new_env, seed):
-    """It may be refused with exit code 1, or what is left works; it never ends in a crash."""
+    """It is refused, or what is left works; it never ends in a crash."""
     source = random.Random(seed)
     env = new_env(options=["--rdbchecksum", "no", "--rdbcompression", "no"])
     env.register(ALL_KINDS)
@@ -534,7 +545,8 @@ def test_a_damaged_dump_is_refused_or_read(new_env, seed):
         try:
             env.server.start()
         except ServerStopped as stopped:
-            assert "exit code 1\n" in str(stopped)[:20], str(stopped)[-3000:]
+            code = str(stopped).splitlines()[0]
+            assert code in REFUSED, f"{code}: {guru(str(stopped))}"
             continue
         env.registrations()
         env.close()
@@ -575,7 +587,7 @@ def test_garbage_in_an_append_only_file(durable, words):
     try:
         durable.server.start()
     except ServerStopped as stopped:
-        assert "exit code 1\n" in str(stopped)[:20]
+        assert str(stopped).splitlines()[0] in REFUSED
         return
     assert what_lasts(durable) == expected
     assert durable.server.log(before)

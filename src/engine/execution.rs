@@ -129,7 +129,12 @@ pub struct Launch<L: Language> {
     pub registration: Option<Arc<Registration<L>>>,
     /// The command that it answers.
     pub caller: Option<Arc<dyn Caller>>,
+    /// Called when a worker begins with it.
+    pub begins: Option<Begins>,
 }
+
+/// Called when a worker begins with an execution.
+pub type Begins = Box<dyn FnOnce() + Send>;
 
 impl<L: Language> Launch<L> {
     /// A run that somebody asked for.
@@ -139,6 +144,7 @@ impl<L: Language> Launch<L> {
             source,
             registration: None,
             caller: None,
+            begins: None,
         }
     }
 
@@ -149,6 +155,7 @@ impl<L: Language> Launch<L> {
             source,
             registration: Some(registration.clone()),
             caller: None,
+            begins: None,
         }
     }
 }
@@ -183,6 +190,7 @@ struct Work<L: Language> {
     input: Input<L>,
     /// When its first turn began.
     begun: Option<Instant>,
+    begins: Option<Begins>,
     read: Duration,
 }
 
@@ -220,6 +228,7 @@ impl<L: Language> Execution<L> {
             pipeline: Pipeline::new(&prepared.stages, limits),
             input,
             begun: None,
+            begins: launch.begins,
             read: Duration::ZERO,
         };
         Arc::new_cyclic(|this| Self {
@@ -517,6 +526,9 @@ impl<L: Language> Execution<L> {
 
     fn run_turns(&self, work: &mut Work<L>, most: Duration) -> Turn {
         let begin = Instant::now();
+        if let Some(begins) = work.begins.take() {
+            begins();
+        }
         work.begun.get_or_insert(begin);
         loop {
             match self.turn(work) {

@@ -33,7 +33,9 @@ pub mod wire;
 pub use chunk::{Chunk, Mark};
 pub use error::{Error, RecordError};
 pub use exchange::{Alone, Exchange};
-pub use execution::{Abort, Execution, Launch, Listener, Machinery, Outcome, Snapshot, Status};
+pub use execution::{
+    Abort, Begins, Execution, Launch, Listener, Machinery, Outcome, Snapshot, Status,
+};
 pub use host::{Caller, Command, Environment, Host, LogLevel, Reply};
 pub use id::{Id, ShardId};
 pub use lane::Lane;

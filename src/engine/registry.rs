@@ -205,6 +205,13 @@ impl<L: Language> Registry<L> {
         drop(gone);
     }
 
+    /// Aborts an execution that no worker has seen, and forgets it.
+    pub fn abort_and_forget(&self, execution: &Execution<L>) {
+        execution.abort();
+        let gone = self.kept().remove(execution.id.number);
+        drop(gone);
+    }
+
     /// Drops an execution that has ended.
     pub fn drop_finished(&self, id: &[u8]) -> Result<(), Error> {
         let execution = self.find(id)?;

@@ -134,8 +134,12 @@ class Server:
             time.sleep(0.05)
 
     def tail(self, lines=30):
-        """The last lines of its log."""
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+        """The last lines of its log; of a crash its beginning, since long tables follow it."""
+        log = self.log.read_text(errors="replace").splitlines()
+        for number, line in enumerate(log):
+            if "BUG REPORT START" in line:
+                return "\n".join(log[max(0, number - lines) : number + 2 * lines])
+        return "\n".join(log[-lines:])
 
     def alive(self):
         with contextlib.suppress(Exception):

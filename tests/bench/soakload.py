@@ -120,8 +120,8 @@ GB('StreamReader', desc=NAME).foreach(work).register('s5:*', mode='async', batch
 GB('StreamReader', desc=NAME).foreach(check).register('s6:*', mode='async_local', batch=1)
 """,
     "stream-two-b": """
-GB('StreamReader', desc=NAME).foreach(check).register('s6:*', mode='async', batch=7,
-    duration=30)
+GB('StreamReader', desc=NAME).count().foreach(lambda n: must(0 < n <= 7, n)).register(
+    's6:*', mode='async', batch=7, duration=30)
 """,
     "stream-sync": """
 GB('StreamReader', desc=NAME).foreach(check).register('s7:*', mode='sync', batch=3,

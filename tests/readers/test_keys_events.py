@@ -456,10 +456,10 @@ def test_what_a_sync_function_deletes_or_misses_fires_nothing(env):
 def test_entries_of_a_sync_function_reach_streams(env, mode):
     env.register(
         f"""
-        GB().foreach(lambda r: execute('xadd', 'k:stream', '*', 'key', r['key'])) \\
+        GB().foreach(lambda r: execute('xadd', 'stream', '*', 'key', r['key'])) \\
             .register('k*', mode='sync')
         GB('StreamReader').foreach(lambda r: execute('rpush', 'log', r['value']['key'])) \\
-            .register('k:stream', mode='{mode}')
+            .register('stream', mode='{mode}')
         """
     )
     for i in range(3):

@@ -507,8 +507,6 @@ def test_a_group_for_every_registration(env):
     env.wait_log(["1-1", "1-1"])
     groups = {group["name"] for group in env.client.xinfo_groups("s")}
     assert len(groups) == 2
-    for entry in env.registrations():
-        assert any(entry["id"] in name for name in groups)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The databases that changes go to: real servers, each in a folder of its own, on loopback."""
 
+import contextlib
 import glob
 import importlib
 import os
@@ -118,6 +119,24 @@ class Database:
 
     def kill(self):
         self._end(self.kill_signal)
+
+    def freeze(self):
+        """It keeps its connections and answers nobody."""
+        for process in self._processes():
+            self._signal(process, signal.SIGSTOP)
+
+    def thaw(self):
+        for process in self._processes():
+            self._signal(process, signal.SIGCONT)
+
+    def _processes(self):
+        children = pathlib.Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        return [self.process.pid, *map(int, children.read_text().split())]
+
+    def _signal(self, process, how):
+        # PostgreSQL's workers come and go.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, how)
 
     def _end(self, how):
         if not self.running():

@@ -145,6 +145,29 @@ def test_transactions_and_scripts(behind):
         ends(last)
 
 
+@pytest.mark.parametrize("how", ["transaction", "script"])
+def test_many_keys_at_once(behind, how):
+    """Functions that wait for the end of a transaction run one after the other, in its order."""
+    count = 2000
+    if how == "transaction":
+        with behind.client.pipeline(transaction=True) as pipeline:
+            for number in range(count):
+                behind.write(number, age=number, operation="=", client=pipeline)
+            pipeline.execute()
+    else:
+        script = """
+            for n = 0, ARGV[1] - 1 do
+                redis.call('HSET', 'person:' .. n, 'first_name', 'first' .. n,
+                           'last_name', 'last' .. n, 'age', n, '#', '=')
+            end
+        """
+        behind.client.eval(script, 0, count)
+    data = behind.registration("KeysReader")
+    assert (data["numSuccess"], data["numFailures"]) == (count, 0)
+    behind.wait_written([(str(number), number) for number in range(count)])
+    assert behind.rows() == behind.hashes()
+
+
 def test_an_acknowledged_transaction(behind):
     identifiers = [new_identifier() for _ in range(5)]
     with behind.client.pipeline(transaction=True) as pipeline:
@@ -205,6 +228,57 @@ def test_unregistered(behind):
     behind.write(1, age=11)
     assert not any(behind.streams())
     assert behind.rows() == [row(1, 10)]
+
+
+def test_paused(behind):
+    """The writer rests, for work on the database; changes wait."""
+    (writer,) = [e["id"] for e in behind.env.registrations() if e["reader"] == "StreamReader"]
+    behind.env.pause(writer)
+    for number in range(5):
+        behind.write(number, age=number)
+    assert behind.registration("StreamReader")["status"] == "PAUSED"
+    assert behind.streams() == [5]
+    assert behind.rows() == []
+    behind.env.unpause(writer)
+    behind.wait_written([(str(number), number) for number in range(5)])
+    behind.wait_idle()
+
+
+def test_written_by_other_functions(behind):
+    """Changes that a function makes in the background are changes as well."""
+    behind.env.register("""
+        def save(r):
+            number = r[1]
+            execute('hset', f'person:{number}', 'first_name', f'first{number}', 'last_name',
+                    f'last{number}', 'age', number)
+            with atomic():
+                execute('hincrby', f'person:{number}', 'age', 100)
+                execute('hset', f'person:{number}', 'first_name', f'first{number}')
+        GB('CommandReader').foreach(save).register(trigger='save', mode='async_local')
+    """)
+    for number in range(20):
+        behind.env.trigger("save", number)
+    behind.wait_rows([row(number, number + 100) for number in range(20)])
+    assert behind.rows() == behind.hashes()
+
+
+def test_chosen_events_and_a_transformation(people):
+    """As users adapt it: keys that expire are deleted in the database, records are rewritten."""
+    more = """
+              eventTypes=['hset', 'del', 'expired'], transform=upper)
+"""
+    upper = """
+def upper(r):
+    if r['value'] is not None:
+        r['value']['last_name'] = r['value']['last_name'].upper()
+    return r
+"""
+    people.register(upper.replace("{", "{{").replace("}", "}}"), BEHIND.replace(")\n", "," + more))
+    people.write(1, age=10)
+    people.write(2, age=20)
+    people.wait_rows([("1", "first1", "LAST1", 10), ("2", "first2", "LAST2", 20)])
+    people.client.pexpire("person:1", 20)
+    people.wait_rows([("2", "first2", "LAST2", 20)])
 
 
 def test_many_keys(behind):

@@ -77,6 +77,25 @@ def test_the_database_was_not_there_yet(people):
     wait_exactly(people, told)
 
 
+def test_the_database_hangs(behind):
+    """A write that waits for an answer keeps neither clients waiting nor the server from ending."""
+    told = change(behind, range(50))
+    wait_exactly(behind, told)
+    behind.wait_idle()
+    behind.database.freeze()
+    try:
+        told += change(behind, range(50, 250))
+        assert behind.client.ping()
+        assert sum(behind.streams()) == 200
+        assert behind.env.server.stop(timeout=15) == 0
+        behind.env.close()
+        behind.env.server.start()
+        told += change(behind, range(250, 300))
+    finally:
+        behind.database.thaw()
+    behind.wait_written(list(dict.fromkeys(told)))
+
+
 def test_the_database_is_killed_while_it_writes(behind):
     """What it has not confirmed is written again."""
     expected = []
@@ -142,6 +161,20 @@ def test_operations_and_a_restart(behind):
     behind.wait_rows([*rows[:3], row(6, 60), row(7, 7)])
 
 
+def test_saved_without_an_append_only_file(new_people):
+    people = new_people("--appendonly", "no")
+    people.register(BEHIND)
+    told = change(people, range(50))
+    wait_exactly(people, told)
+    people.wait_idle()
+    people.database.stop()
+    told += change(people, range(50, 200))
+    people.env.save_and_restart()
+    told += change(people, range(200, 250))
+    people.database.start()
+    wait_exactly(people, told)
+
+
 def test_the_server_is_killed_under_load(behind):
     """Every write that was answered is in the database, in order, and at most one that was not."""
     answered = []
@@ -180,11 +213,16 @@ def age_of(people, number):
     return None if age is None else int(age)
 
 
-def test_failover_to_a_replica(new_people):
+@pytest.mark.parametrize("joins", ["before", "after"])
+def test_failover_to_a_replica(new_people, joins):
+    """The replica is there before the functions are, or gets them with the data."""
     master, replica = new_people(), new_people()
-    replica.env.follow(master.env)
+    if joins == "before":
+        replica.env.follow(master.env)
     master.register(BEHIND)
     told = change(master, range(50))
+    if joins == "after":
+        replica.env.follow(master.env)
     wait_exactly(master, told)
     master.wait_idle()
     master.database.stop()

@@ -267,6 +267,30 @@ impl BlockedClient {
         self.unblock(reply);
     }
 
+    /// What it waits for begins now, as far as the server's statistics go.
+    pub(in crate::redis) fn begins(&self) {
+        // SAFETY: the client is blocked; whoever has it is the only one that measures.
+        unsafe {
+            if let (Some(client), Some(start)) =
+                (self.0, api::RedisModule_BlockedClientMeasureTimeStart)
+            {
+                start(client.as_ptr());
+            }
+        }
+    }
+
+    /// It ends.
+    pub(in crate::redis) fn ends(&self) {
+        // SAFETY: as `begins`. Without a beginning nothing happens.
+        unsafe {
+            if let (Some(client), Some(end)) =
+                (self.0, api::RedisModule_BlockedClientMeasureTimeEnd)
+            {
+                end(client.as_ptr());
+            }
+        }
+    }
+
     fn unblock(&mut self, reply: impl FnOnce(Ctx<'_>)) {
         let Some(client) = self.0.take() else {
             return;

@@ -353,7 +353,7 @@ impl Key<'_> {
     pub(in crate::redis) fn entries(
         &self,
         after: Option<EntryId>,
-        each: &mut dyn FnMut(EntryId, Fields<'_>) -> bool,
+        each: &mut dyn FnMut(EntryId, &mut Fields<'_>) -> bool,
     ) {
         // SAFETY: the key is open and holds a stream.
         unsafe {
@@ -387,14 +387,18 @@ impl Key<'_> {
                 &raw mut fields
             ) == OK
             {
-                let fields = Fields {
+                let count = usize::try_from(fields).unwrap_or(0);
+                let mut fields = Fields {
                     key,
-                    count: usize::try_from(fields).unwrap_or(0),
+                    count,
+                    left: count,
                     scope: PhantomData,
                 };
-                if !each(EntryId(id.ms, id.seq), fields) {
+                if !each(EntryId(id.ms, id.seq), &mut fields) {
                     break;
                 }
+                // The iterator goes on only behind the last field.
+                fields.skip();
             }
             call!(RedisModule_StreamIteratorStop, key);
         }
@@ -432,6 +436,8 @@ impl std::fmt::Display for EntryId {
 pub(in crate::redis) struct Fields<'a> {
     key: *mut api::RedisModuleKey,
     count: usize,
+    /// How many were not read.
+    left: usize,
     scope: PhantomData<&'a ()>,
 }
 
@@ -441,9 +447,20 @@ impl Fields<'_> {
         self.count
     }
 
+    /// Passes over those that were not read.
+    fn skip(&mut self) {
+        for _ in 0..std::mem::take(&mut self.left) {
+            // SAFETY: the iterator is at this entry; nothing is asked for.
+            unsafe {
+                let null = ptr::null_mut();
+                call!(RedisModule_StreamIteratorNextField, self.key, null, null);
+            }
+        }
+    }
+
     /// Writes fields and values.
-    pub(in crate::redis) fn write(self, chunk: &mut Chunk) {
-        for _ in 0..self.count {
+    pub(in crate::redis) fn write(&mut self, chunk: &mut Chunk) {
+        for _ in 0..std::mem::take(&mut self.left) {
             // SAFETY: the iterator is at this entry; fields and values are ours and freed.
             unsafe {
                 let (mut field, mut value) = (ptr::null_mut(), ptr::null_mut());

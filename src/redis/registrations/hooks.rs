@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::index::Names;
 use super::keys::KeysFunction;
 use super::{CommandFunction, Registrations};
-use crate::engine::{Caller, Chunk, Command, Item, Launch, Mode, Outcome, Reply, Results, Source};
+use crate::engine::{Caller, Chunk, Command, Item, Launch, Mode, Reply, Results, Source};
 use crate::redis::raw::{self, Args, BlockedClient, CallReply, Client, Ctx, Filtered, Server};
 use crate::redis::reply;
 
@@ -507,11 +507,7 @@ impl Registrations {
         registration.statistics.trigger();
         let mut launch = Launch::of_registration(registration, Source::Records(chunk));
         launch.caller = Some(caller);
-        let client = ctx.block();
-        let answer = move |outcome: &Arc<Outcome>| {
-            client.reply(|ctx| one_result(ctx, &outcome.results, &outcome.errors));
-        };
-        self.start(function, launch, Box::new(answer));
+        self.start(function, launch, ctx.block(), one_result);
     }
 
     /// Runs a command that KeysReader functions react to, and holds its reply until they are done.

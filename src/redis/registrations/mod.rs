@@ -17,13 +17,12 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::config::Settings;
 use super::lock::Lock;
-use super::raw::{self, Args, Ctx, EventCtx, Filtered, Server};
+use super::raw::{self, Args, BlockedClient, Ctx, EventCtx, Filtered, Server};
 use super::reply;
 use crate::engine::wire::{BundleWire, RegistrationWire, seal};
 use crate::engine::{
-    Caller, Change, Chunk, Command, CommandTrigger, Id, Joining, Lane, Launch, Listener, LogLevel,
-    Mode, Outcome, Registrar, Registration, Registry, Reply, Results, ShardId, Source, TimeEvent,
-    Trigger,
+    Caller, Change, Chunk, Command, CommandTrigger, Id, Joining, Lane, Launch, LogLevel, Mode,
+    Registrar, Registration, Registry, Reply, Results, ShardId, Source, TimeEvent, Trigger,
 };
 use crate::python::{self, Cpython, Session};
 
@@ -199,10 +198,35 @@ impl Registrations {
         self.state().entries.len()
     }
 
-    /// Starts an execution of a CommandReader, which nobody asks for later.
-    fn start(&self, function: &CommandFunction, launch: Launch<Cpython>, answer: Listener) {
+    /// Starts an execution of a CommandReader, which answers a client and is not kept. The server
+    /// learns how long it runs: that, and not the waiting, is what its slow log shows.
+    fn start(
+        &self,
+        function: &CommandFunction,
+        mut launch: Launch<Cpython>,
+        client: BlockedClient,
+        answer: fn(Ctx<'_>, &Results, &[String]),
+    ) {
+        let client = Arc::new(Mutex::new(Some(client)));
+        let begins = client.clone();
+        let blocked = |client: &Mutex<Option<BlockedClient>>, take: bool| {
+            let mut client = client.lock().unwrap_or_else(PoisonError::into_inner);
+            if take {
+                return client.take();
+            }
+            if let Some(client) = &*client {
+                client.begins();
+            }
+            None
+        };
+        launch.begins = Some(Box::new(move || drop(blocked(&begins, false))));
         let execution = self.registry.create(launch);
-        execution.when_done(answer);
+        execution.when_done(Box::new(move |outcome| {
+            if let Some(client) = blocked(&client, true) {
+                client.ends();
+                client.reply(|ctx| answer(ctx, &outcome.results, &outcome.errors));
+            }
+        }));
         match &function.lane {
             Some(lane) => self.registry.start_in(lane, execution, false),
             None => self.registry.start(&execution, false),
@@ -237,11 +261,7 @@ impl Registrations {
         }
         let mut launch = Launch::of_registration(function, Source::Records(chunk));
         launch.caller = Some(plain(may_wait).clone());
-        let client = ctx.block();
-        let answer = move |outcome: &Arc<Outcome>| {
-            client.reply(|ctx| reply::results_or_error(ctx, &outcome.results, &outcome.errors));
-        };
-        self.start(&found, launch, Box::new(answer));
+        self.start(&found, launch, ctx.block(), reply::results_or_error);
     }
 
     /// A key changed. The server lock is held.
@@ -679,10 +699,10 @@ impl Registrations {
         self.index();
         match &fires {
             Fires::Stream(consumer) => consumer.close(),
-            Fires::Keys(keys) if abort_pending => abort_all(&keys.lane),
+            Fires::Keys(keys) if abort_pending => self.drop_queued(&keys.lane),
             Fires::Command(command) if abort_pending => {
                 if let Some(lane) = &command.lane {
-                    abort_all(lane);
+                    self.drop_queued(lane);
                 }
                 self.abort_queued(&function);
             }
@@ -700,8 +720,15 @@ impl Registrations {
                 .as_ref()
                 .is_some_and(|other| Arc::ptr_eq(other, function));
             if own && execution.snapshot().status == crate::engine::Status::Created {
-                execution.abort();
+                self.registry.abort_and_forget(&execution);
             }
+        }
+    }
+
+    /// Aborts what waits in a lane; nothing of it is listed any more.
+    fn drop_queued(&self, lane: &Lane<Cpython>) {
+        for execution in lane.drain() {
+            self.registry.abort_and_forget(&execution);
         }
     }
 
@@ -870,12 +897,6 @@ impl Registrations {
         for consumer in consumers {
             consumer.start();
         }
-    }
-}
-
-fn abort_all(lane: &Lane<Cpython>) {
-    for execution in lane.drain() {
-        execution.abort();
     }
 }
 

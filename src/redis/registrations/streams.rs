@@ -202,9 +202,7 @@ impl Consumer {
             state.epoch += 1;
             state.status = status.unwrap_or(state.status);
         }
-        for execution in self.lane.drain() {
-            execution.abort();
-        }
+        self.registrations.drop_queued(&self.lane);
     }
 
     /// It is unregistered.
@@ -296,12 +294,13 @@ impl Consumer {
         let known = state.streams.contains_key(key);
         drop(state);
         if current && !known && !raw::is_replica() {
-            self.begin(key);
+            self.begin(key, true);
             self.launch(key, None);
         }
     }
 
-    fn begin(&self, key: &[u8]) {
+    /// A stream that was not known. Entries that nobody saw coming wait for no full batch.
+    fn begin(&self, key: &[u8], backlog: bool) {
         let mut state = self.state();
         state.lives += 1;
         let stream = Stream {
@@ -309,9 +308,9 @@ impl Consumer {
             position: None,
             busy: false,
             pending_first: true,
-            backlog: true,
+            backlog,
             waiting: 0,
-            since: None,
+            since: (!backlog).then(Instant::now),
             timed: false,
         };
         state.streams.insert(key.to_vec(), stream);
@@ -325,7 +324,7 @@ impl Consumer {
         }
         let Some(stream) = state.streams.get_mut(key) else {
             drop(state);
-            self.begin(key);
+            self.begin(key, false);
             return self.launch(key, Some(ctx));
         };
         stream.waiting += 1;
@@ -479,6 +478,9 @@ impl Consumer {
             let mut state = self.state();
             if let Some(stream) = state.streams.get_mut(key) {
                 stream.position = Some(position);
+                if batch.pending {
+                    stream.waiting = entries_after(server, key, position, self.trigger.batch);
+                }
             }
             drop(state);
             if batch.pending {
@@ -770,7 +772,7 @@ impl Consumer {
         let fresh = !batch.pending;
         if stream.backlog || (fresh && content.is_none()) {
             let position = stream.position.unwrap_or_default();
-            let more = has_after(server, &batch.key, position);
+            let more = entries_after(server, &batch.key, position, 1) > 0;
             stream.backlog &= more;
             if more {
                 return Next::Batch;
@@ -877,15 +879,16 @@ fn done_by(server: Server, key: &[u8], group: &[u8]) -> Option<EntryId> {
     }
 }
 
-fn has_after(server: Server, key: &[u8], position: EntryId) -> bool {
-    let mut more = false;
+/// How many entries there are after a position, counted no further than to `most`.
+fn entries_after(server: Server, key: &[u8], position: EntryId, most: u64) -> u64 {
+    let mut count = 0;
     raw::with_stream(server, key, |stream| {
         stream.entries(Some(position), &mut |_, _| {
-            more = true;
-            false
+            count += 1;
+            count < most
         });
     });
-    more
+    count
 }
 
 /// Events after which a key is not the stream any more that it was.
