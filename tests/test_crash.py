@@ -334,6 +334,44 @@ def test_kill_while_the_backlog_is_worked_off(durable):
     assert env.client.xlen("numbers:0") == entries
 
 
+@pytest.mark.parametrize("batch", [1, 10])
+def test_entries_that_come_while_the_backlog_ends(env, batch):
+    """No crash here: an entry must be seen whatever the function is about to do."""
+    for turn in range(30):
+        stream = f"numbers:{turn}"
+        add_entries(env, stream, 100)
+        work = "GB('StreamReader').foreach(lambda r: None)"
+        env.register(f"{work}.register('{stream}', mode='async_local', batch={batch})")
+        for _ in range(10):
+            add_entries(env, stream, 20)
+            time.sleep(0.001)
+        wait_until(
+            lambda stream=stream: env.client.xlen(stream) == 0, 10, f"turn {turn}: {stream} empty"
+        )
+        assert env.settled()["numFailures"] == 0
+        env.unregister(env.identifier())
+
+
+def test_an_entry_that_comes_before_its_stream_is_found(env):
+    """Those before it are not left behind, for as long as no others come."""
+    env.client.execute_command("DEBUG", "POPULATE", 300000)
+    for turn in range(5):
+        add_entries(env, f"numbers:{turn}", 100)
+    env.register("GB('StreamReader').foreach(lambda r: None).register('numbers:*')")
+    for turn in range(5):
+        add_entries(env, f"numbers:{turn}", 1)
+    for turn in range(5):
+        stream = f"numbers:{turn}"
+        wait_until(lambda stream=stream: env.client.xlen(stream) == 0, 10, f"{stream} empty")
+
+
+def add_entries(env, stream, count):
+    pipe = env.client.pipeline(transaction=False)
+    for n in range(count):
+        pipe.xadd(stream, {"n": n})
+    return pipe.execute()
+
+
 def test_failover(new_env):
     """What a replica had acknowledged is processed when it takes over."""
     master, replica = new_env(), new_env()

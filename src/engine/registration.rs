@@ -1,5 +1,6 @@
 //! A registration: a plan that waits for its trigger, how it runs then, and what became of it.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -322,6 +323,34 @@ pub(super) struct Kept {
     pub(super) gone: bool,
 }
 
+/// Functions that run at once call each other no deeper than this: each level takes much of the
+/// stack.
+const DEEPEST: u32 = 50;
+
+thread_local! {
+    /// How deep this thread is.
+    static LEVEL: Cell<u32> = const { Cell::new(0) };
+}
+
+/// One level, until it is dropped.
+struct Level;
+
+impl Level {
+    fn enter() -> Option<Self> {
+        let level = LEVEL.get() + 1;
+        (level <= DEEPEST).then(|| {
+            LEVEL.set(level);
+            Self
+        })
+    }
+}
+
+impl Drop for Level {
+    fn drop(&mut self) {
+        LEVEL.set(LEVEL.get() - 1);
+    }
+}
+
 /// What a registration is made of.
 pub struct Parts<L: Language> {
     /// Its name.
@@ -432,6 +461,13 @@ impl<L: Language> Registration<L> {
         read: impl FnOnce(&Results, &[String]) -> R,
     ) -> R {
         let begin = Instant::now();
+        let Some(_level) = Level::enter() else {
+            let errors = [format!(
+                "functions that run at once call each other more than {DEEPEST} levels deep"
+            )];
+            self.statistics.finish(&errors, false, Duration::ZERO);
+            return read(&Results::default(), &errors);
+        };
         let spare = self.spare().pop();
         let profiles = self.limits.profile.load(Ordering::Relaxed);
         let mut pipeline = spare

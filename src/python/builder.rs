@@ -277,11 +277,11 @@ impl Builder {
     }
 
     /// register(prefix, **kargs): registers the function as it stands; the id.
-    #[pyo3(signature = (prefix=None, **kargs))]
+    #[pyo3(signature = (prefix, **kargs))]
     fn register(
         &self,
         py: Python<'_>,
-        prefix: Option<&Bound<'_, PyAny>>,
+        prefix: &Bound<'_, PyAny>,
         kargs: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<String> {
         let Some(current) = current() else {

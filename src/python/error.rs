@@ -36,9 +36,30 @@ fn text_of(value: &Bound<'_, PyAny>) -> String {
     }
 }
 
+/// An error text is cut at so many bytes: one that quotes another one doubles its backslashes, and
+/// functions may call each other many levels deep.
+const LONGEST: usize = 16 << 10;
+
+fn bounded(mut text: String) -> String {
+    if text.len() > LONGEST {
+        let mut end = LONGEST;
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        let rest = text.len() - end;
+        text.truncate(end);
+        text.push_str(&format!(" ... ({rest} bytes more)"));
+    }
+    text
+}
+
 /// The text of an exception, in the three forms of RedisGears 1.x: the bare message of a flat
 /// error; the list of lines of the traceback; class and message where there is none.
 pub(super) fn error_text(py: Python<'_>, error: &PyErr) -> String {
+    bounded(whole_text(py, error))
+}
+
+fn whole_text(py: Python<'_>, error: &PyErr) -> String {
     let value = error.value(py);
     if error.is_instance_of::<FlatError>(py) {
         return text_of(value.as_any());

@@ -55,7 +55,7 @@ pub(super) fn register(
     py: Python<'_>,
     current: &Current,
     plan: Plan<Cpython>,
-    prefix: Option<&Bound<'_, PyAny>>,
+    prefix: &Bound<'_, PyAny>,
     kargs: Option<&Bound<'_, PyDict>>,
 ) -> PyResult<String> {
     let options = Options(kargs);
@@ -162,13 +162,12 @@ fn warn_of_unknown(options: &Options<'_, '_>, known: &[&str], reader: &str) -> P
     Ok(())
 }
 
-fn prefix(given: Option<&Bound<'_, PyAny>>, options: &Options<'_, '_>) -> PyResult<String> {
+fn prefix(given: &Bound<'_, PyAny>, options: &Options<'_, '_>) -> PyResult<String> {
     let regex = options.get("regex")?;
-    let given = regex.as_ref().or(given);
-    match given {
-        None => Ok("*".into()),
-        Some(given) => text(given, "regex argument must be a string"),
-    }
+    text(
+        regex.as_ref().unwrap_or(given),
+        "regex argument must be a string",
+    )
 }
 
 fn text(value: &Bound<'_, PyAny>, error: &str) -> PyResult<String> {
@@ -195,7 +194,7 @@ fn texts(
     texts.collect::<PyResult<Vec<_>>>().map(Some)
 }
 
-fn keys(given: Option<&Bound<'_, PyAny>>, options: &Options<'_, '_>) -> PyResult<Trigger> {
+fn keys(given: &Bound<'_, PyAny>, options: &Options<'_, '_>) -> PyResult<Trigger> {
     let prefix = prefix(given, options)?;
     let event_types = texts(
         options,
@@ -253,11 +252,7 @@ fn number(options: &Options<'_, '_>, name: &str, called: &str, default: u64) -> 
     Ok(number)
 }
 
-fn stream(
-    given: Option<&Bound<'_, PyAny>>,
-    options: &Options<'_, '_>,
-    mode: Mode,
-) -> PyResult<Trigger> {
+fn stream(given: &Bound<'_, PyAny>, options: &Options<'_, '_>, mode: Mode) -> PyResult<Trigger> {
     let prefix = prefix(given, options)?;
     let batch = number(options, "batch", "batch", 1)?;
     if batch == 0 {

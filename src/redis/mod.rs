@@ -133,6 +133,7 @@ fn load(
     let registrations =
         Registrations::open(server, lock.clone(), registry.clone(), settings.clone());
     let registrations = registrations.map_err(failed)?;
+    raw::handle_io_errors(ctx);
     if !raw::create_type(ctx, registrations::AUX, registrations::TIMER_KEYS) {
         return Err("the server does not take the type of what is saved with the data".into());
     }

@@ -97,12 +97,24 @@ extern "C" fn scheduled(_ctx: *mut RedisModuleCtx, _data: *mut c_void) {
     run_jobs();
 }
 
+/// How many jobs wait. The server lock is held.
+#[inline]
+pub(super) fn waiting_jobs() -> usize {
+    WAITING.load(Ordering::Relaxed)
+}
+
 /// Runs the jobs that wait. The server lock is held.
 #[inline]
 pub(in crate::redis) fn run_jobs() {
-    while WAITING.load(Ordering::Relaxed) > 0 {
-        let Some(job) = jobs().pop_front() else {
-            WAITING.store(0, Ordering::Relaxed);
+    run_jobs_behind(0);
+}
+
+/// Runs those behind so many: a command that a job runs causes jobs of its own, which are done
+/// before the command returns, and before the jobs that waited already.
+#[inline]
+pub(super) fn run_jobs_behind(others: usize) {
+    while WAITING.load(Ordering::Relaxed) > others {
+        let Some(job) = jobs().remove(others) else {
             return;
         };
         WAITING.fetch_sub(1, Ordering::Relaxed);

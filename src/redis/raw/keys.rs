@@ -159,6 +159,31 @@ pub(in crate::redis) fn with_stream(server: Server, name: &[u8], read: impl FnOn
     });
 }
 
+/// The newest entry of a stream. The server lock is held.
+pub(in crate::redis) fn last_entry(server: Server, name: &[u8]) -> Option<EntryId> {
+    look(server, name, |key| {
+        let key = key.filter(|key| key.kind() == KeyType::Stream)?;
+        let mut id = api::RedisModuleStreamID { ms: 0, seq: 0 };
+        let (mut fields, null) = (0, ptr::null_mut());
+        // SAFETY: the key is open and holds a stream.
+        unsafe {
+            let raw = key.raw.as_ptr();
+            let reverse = api::REDISMODULE_STREAM_ITERATOR_REVERSE as c_int;
+            if call!(RedisModule_StreamIteratorStart, raw, reverse, null, null) != OK {
+                return None;
+            }
+            let found = call!(
+                RedisModule_StreamIteratorNextID,
+                raw,
+                &raw mut id,
+                &raw mut fields
+            ) == OK;
+            call!(RedisModule_StreamIteratorStop, raw);
+            found.then_some(EntryId(id.ms, id.seq))
+        }
+    })
+}
+
 fn look<R>(server: Server, name: &[u8], read: impl FnOnce(Option<&Key<'_>>) -> R) -> R {
     // Servers before 7.2 know only some of these; they ignore the others.
     let mode = api::REDISMODULE_READ
@@ -415,6 +440,14 @@ impl EntryId {
         let text = std::str::from_utf8(text).ok()?;
         let (ms, seq) = text.split_once('-').unwrap_or((text, "0"));
         Some(Self(ms.parse().ok()?, seq.parse().ok()?))
+    }
+
+    /// The highest id below it, if there is one.
+    pub(in crate::redis) fn before(self) -> Option<Self> {
+        match self.1.checked_sub(1) {
+            Some(seq) => Some(Self(self.0, seq)),
+            None => Some(Self(self.0.checked_sub(1)?, u64::MAX)),
+        }
     }
 
     /// The lowest id above it, if there is one.

@@ -33,7 +33,9 @@ pub(super) use data_type::{Aux, Loaded, TimerKeys, Writer, create_type};
 pub(super) use events::{
     EventCtx, Filtered, after_event, filter_commands, has_jobs, run_jobs, subscribe_to_keys,
 };
-pub(super) use keys::{EntryId, Key, Scan, Visitor, is_opening, key_type, with_key, with_stream};
+pub(super) use keys::{
+    EntryId, Key, Scan, Visitor, is_opening, key_type, last_entry, with_key, with_stream,
+};
 pub(super) use register::{
     AFTER_SLEEP, Argument, BEFORE_SLEEP, CommandCallback, Event, FORKED, Info, LOAD_FAILED, LOADED,
     NOW_REPLICA, create_command, register_info, subscribe_to_event_loop, subscribe_to_flush,
@@ -99,6 +101,13 @@ pub(super) fn init(ctx: *mut RedisModuleCtx, name: &CStr, version: c_int) -> boo
         let apiver = api::REDISMODULE_APIVER_1 as c_int;
         api::Export_RedisModule_Init(ctx, name.as_ptr(), version, apiver) == OK
     }
+}
+
+/// Has the server report a file that ends early instead of ending itself. Every load is checked.
+pub(super) fn handle_io_errors(ctx: *mut RedisModuleCtx) {
+    let option = api::REDISMODULE_OPTIONS_HANDLE_IO_ERRORS as c_int;
+    // SAFETY: the context is that of the load.
+    unsafe { call!(RedisModule_SetModuleOptions, ctx, option) }
 }
 
 /// The server's allocator, for Python's memory to be accounted there.

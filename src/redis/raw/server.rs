@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use redis_module::raw as api;
 
-use super::{OK, RedisModuleCtx, RedisModuleString, c_string, run_jobs, string};
+use super::events::{run_jobs_behind, waiting_jobs};
+use super::{OK, RedisModuleCtx, RedisModuleString, c_string, string};
 use crate::engine::{self, LogLevel, Reply};
 
 /// A context that lives as long as the module, for work outside of commands.
@@ -179,6 +180,7 @@ impl Server {
                 "ERR {name} can not be run by a script: it needs a client"
             ));
         }
+        let jobs = waiting_jobs();
         // SAFETY: the lock is held (see above); strings are freed, and the reply by its owner.
         let (reply, errno) = unsafe {
             let strings: Vec<_> = command.words().skip(1).map(string).collect();
@@ -197,7 +199,7 @@ impl Server {
             (NonNull::new(reply), errno)
         };
         // Functions that react to it at once are done before who ran it goes on.
-        run_jobs();
+        run_jobs_behind(jobs);
         match reply {
             Some(reply) => Ok(CallReply(reply)),
             None => Err(refusal(errno, &name.to_string_lossy())),

@@ -298,8 +298,8 @@ pub(super) struct KeysCall {
 
 #[derive(Default)]
 struct KeysCallState {
-    /// Functions that run before the reply, with event and key.
-    later: Vec<(Arc<KeysFunction>, Vec<u8>, Vec<u8>)>,
+    /// Functions that run before the reply, with their records.
+    later: Vec<(Arc<KeysFunction>, Result<Chunk, String>)>,
     /// Executions that the reply waits for, and the command itself.
     holders: usize,
     overridden: Option<Results>,
@@ -314,9 +314,8 @@ impl KeysCall {
     }
 
     /// A function reacts before the reply.
-    pub(super) fn later(&self, function: Arc<KeysFunction>, event: &[u8], key: &[u8]) {
-        let later = (function, event.to_vec(), key.to_vec());
-        self.state().later.push(later);
+    pub(super) fn later(&self, function: Arc<KeysFunction>, record: Result<Chunk, String>) {
+        self.state().later.push((function, record));
     }
 
     /// The reply waits for one more.
@@ -534,8 +533,8 @@ impl Registrations {
             if later.is_empty() {
                 break;
             }
-            for (function, event, key) in later {
-                function.run_here(self.server, &event, &key, Some(&caller));
+            for (function, record) in later {
+                function.run_here(record, Some(&caller));
             }
         }
         self.replace_call(before);

@@ -80,16 +80,10 @@ impl KeysFunction {
         Ok(chunk)
     }
 
-    /// Runs it at once. The server lock is held.
-    pub(super) fn run_here(
-        &self,
-        server: Server,
-        event: &[u8],
-        key: &[u8],
-        caller: Option<&Arc<dyn Caller>>,
-    ) {
+    /// Runs it at once over a record, or what became of reading one. The server lock is held.
+    pub(super) fn run_here(&self, record: Result<Chunk, String>, caller: Option<&Arc<dyn Caller>>) {
         let _active = Active::begin(&KEYS_ACTIVE);
-        match self.record(server, event, key) {
+        match record {
             Ok(chunk) => self.function.run_here(&chunk, caller, |_, _| ()),
             Err(error) => {
                 self.function
@@ -113,13 +107,13 @@ impl KeysFunction {
 static KEYS_ACTIVE: AtomicBool = AtomicBool::new(false);
 
 /// Sets such a mark until it is dropped.
-pub(super) struct Active {
-    mark: &'static AtomicBool,
+pub(super) struct Active<'a> {
+    mark: &'a AtomicBool,
     before: bool,
 }
 
-impl Active {
-    pub(super) fn begin(mark: &'static AtomicBool) -> Self {
+impl<'a> Active<'a> {
+    pub(super) fn begin(mark: &'a AtomicBool) -> Self {
         Self {
             mark,
             before: mark.swap(true, Ordering::Relaxed),
@@ -127,7 +121,7 @@ impl Active {
     }
 }
 
-impl Drop for Active {
+impl Drop for Active<'_> {
     fn drop(&mut self) {
         self.mark.store(self.before, Ordering::Relaxed);
     }
@@ -201,10 +195,14 @@ impl Registrations {
         }
         function.function.statistics.trigger();
         match (function.function.mode, call) {
-            (Mode::Sync, Some(call)) => call.later(function, event, key),
+            // The record is read now, whatever the same transaction does to the key afterwards.
+            (Mode::Sync, Some(call)) => {
+                let record = function.record(self.server, event, key);
+                call.later(function, record);
+            }
             (Mode::Sync, None) => {
-                let (event, key) = (event.to_vec(), key.to_vec());
-                let job = move || function.run_here(self.server, &event, &key, None);
+                let record = function.record(self.server, event, key);
+                let job = move || function.run_here(record, None);
                 raw::after_event(ctx, Box::new(job));
             }
             (Mode::Async | Mode::AsyncLocal, call) => self.launch(&function, event, key, call),

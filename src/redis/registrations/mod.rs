@@ -873,7 +873,7 @@ impl Registrations {
         raw::set_replica(is_replica);
         let consumers = self.state().streams.clone();
         for consumer in consumers {
-            consumer.forget_streams();
+            consumer.role_changed();
         }
         if !is_replica {
             self.start_streams();

@@ -40,10 +40,7 @@ pub(super) fn group_name(number: usize) -> String {
 /// A function that runs at once may work off a backlog for so long before clients get a turn.
 const AT_ONCE: Duration = Duration::from_millis(1);
 
-/// Whether a stream function that runs at once is at work: what it adds triggers no other one, as in
-/// RedisGears 1.x. Changed under the server lock.
-static STREAMS_ACTIVE: AtomicBool = AtomicBool::new(false);
-/// Whether the groups are changed by us.
+/// Whether the groups are changed by us. Under the server lock.
 static OWN: AtomicBool = AtomicBool::new(false);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +67,8 @@ struct Stream {
     waiting: u64,
     /// When the first of them came.
     since: Option<Instant>,
+    /// The entry that made it known, if one did.
+    first: Option<EntryId>,
     /// Whether a timer runs for it.
     timed: bool,
 }
@@ -94,6 +93,8 @@ pub(super) struct Consumer {
     need: Need,
     lane: Arc<Lane<Cpython>>,
     state: Mutex<State>,
+    /// Whether it runs at once just now: what it adds to its own streams does not trigger it.
+    active: AtomicBool,
     this: Weak<Self>,
 }
 
@@ -168,6 +169,7 @@ impl Consumer {
                 started: false,
                 closed: false,
             }),
+            active: AtomicBool::new(false),
             this: this.clone(),
         })
     }
@@ -225,11 +227,16 @@ impl Consumer {
         self.restart();
     }
 
-    /// The data are others now, or this server's role is.
-    pub(super) fn forget_streams(&self) {
+    /// This server's role is another one now.
+    pub(super) fn role_changed(&self) {
         let waits = self.state().status == Status::Waiting;
         self.forget(waits.then_some(Status::Ok));
         self.state().started = false;
+    }
+
+    /// Its streams are gone, without an event for each.
+    pub(super) fn forget_streams(&self) {
+        self.forget(None);
     }
 
     fn restart(&self) {
@@ -251,6 +258,12 @@ impl Consumer {
             state.started = true;
             state.epoch
         };
+        if let Names::Exact(key) = &self.names {
+            if raw::key_type(self.registrations.server, key) == KeyType::Stream {
+                self.found(key, epoch);
+            }
+            return;
+        }
         let (Some(this), Some(module)) = (self.this.upgrade(), MODULE.get()) else {
             return;
         };
@@ -260,13 +273,6 @@ impl Consumer {
     /// Finds the streams that are there, a slice of the lock at a time, on a thread of its own.
     fn find_streams(self: Arc<Self>, epoch: u64) {
         let lock = &self.registrations.lock;
-        if let Names::Exact(key) = &self.names {
-            return lock.with(|server| {
-                if raw::key_type(server, key) == KeyType::Stream {
-                    self.found(key, epoch);
-                }
-            });
-        }
         let mut scan = Some(Scan::new());
         while let Some(mut walk) = scan.take() {
             let this = self.clone();
@@ -294,13 +300,14 @@ impl Consumer {
         let known = state.streams.contains_key(key);
         drop(state);
         if current && !known && !raw::is_replica() {
-            self.begin(key, true);
+            self.begin(key, None);
             self.launch(key, None);
         }
     }
 
-    /// A stream that was not known. Entries that nobody saw coming wait for no full batch.
-    fn begin(&self, key: &[u8], backlog: bool) {
+    /// A stream that was not known, but for its `first` entry if that came just now. Entries that
+    /// nobody saw coming wait for no full batch.
+    fn begin(&self, key: &[u8], first: Option<EntryId>) {
         let mut state = self.state();
         state.lives += 1;
         let stream = Stream {
@@ -308,9 +315,10 @@ impl Consumer {
             position: None,
             busy: false,
             pending_first: true,
-            backlog,
+            backlog: first.is_none(),
             waiting: 0,
-            since: (!backlog).then(Instant::now),
+            since: first.map(|_| Instant::now()),
+            first,
             timed: false,
         };
         state.streams.insert(key.to_vec(), stream);
@@ -324,7 +332,7 @@ impl Consumer {
         }
         let Some(stream) = state.streams.get_mut(key) else {
             drop(state);
-            self.begin(key, false);
+            self.begin(key, raw::last_entry(self.registrations.server, key));
             return self.launch(key, Some(ctx));
         };
         stream.waiting += 1;
@@ -418,7 +426,7 @@ impl Consumer {
         let begin = Instant::now();
         let server = self.registrations.server;
         let next = {
-            let _active = Active::begin(&STREAMS_ACTIVE);
+            let _active = Active::begin(&self.active);
             let errors = match self.read(server, &batch) {
                 Ok(chunk) => self
                     .function
@@ -479,7 +487,10 @@ impl Consumer {
             if let Some(stream) = state.streams.get_mut(key) {
                 stream.position = Some(position);
                 if batch.pending {
-                    stream.waiting = entries_after(server, key, position, self.trigger.batch);
+                    // Those that came since it was found were counted; more are a backlog.
+                    let most = stream.waiting + 2;
+                    stream.waiting = entries_after(server, key, position, most);
+                    stream.backlog |= stream.waiting == most;
                 }
             }
             drop(state);
@@ -573,8 +584,17 @@ impl Consumer {
             return Ok(Some(found));
         }
         let _own = Active::begin(&OWN);
-        let start = self.trigger.start.as_bytes();
-        server.write(&[b"XGROUP", b"CREATE", key, group, start])?;
+        let first = self
+            .state()
+            .streams
+            .get(key)
+            .and_then(|stream| stream.first);
+        let start = match (self.trigger.start.as_str(), first) {
+            // The entry that made the stream known is a new one.
+            ("$", Some(first)) => first.before().unwrap_or_default().to_string(),
+            (start, _) => start.to_owned(),
+        };
+        server.write(&[b"XGROUP", b"CREATE", key, group, start.as_bytes()])?;
         server.write(&[b"XGROUP", b"CREATECONSUMER", key, group, CONSUMER])?;
         group_of(server, key, group)
     }
@@ -872,11 +892,7 @@ fn done_by(server: Server, key: &[u8], group: &[u8]) -> Option<EntryId> {
     let Some(Reply::Bytes(first)) = summary.get(1) else {
         return None;
     };
-    let EntryId(ms, seq) = EntryId::parse(first)?;
-    match seq.checked_sub(1) {
-        Some(seq) => Some(EntryId(ms, seq)),
-        None => Some(EntryId(ms.checked_sub(1)?, u64::MAX)),
-    }
+    EntryId::parse(first)?.before()
 }
 
 /// How many entries there are after a position, counted no further than to `most`.
@@ -913,19 +929,14 @@ impl Registrations {
     /// Something happened to a key that may be a stream. The server lock is held.
     pub(super) fn on_stream_event(&self, ctx: EventCtx, event: &[u8], key: &[u8]) {
         let added = event.eq_ignore_ascii_case(b"xadd");
-        let relevant = if added {
-            !STREAMS_ACTIVE.load(Ordering::Relaxed)
-        } else {
-            !OWN.load(Ordering::Relaxed) && CHANGES.contains(&event)
-        };
-        if !relevant {
+        if !added && (OWN.load(Ordering::Relaxed) || !CHANGES.contains(&event)) {
             return;
         }
         let consumers = self.state().streams.clone();
         for consumer in consumers {
             if !added {
                 consumer.changed(key);
-            } else if consumer.names.matches(key) {
+            } else if consumer.names.matches(key) && !consumer.active.load(Ordering::Relaxed) {
                 consumer.added(ctx, key);
             }
         }
