@@ -480,6 +480,8 @@ def test_a_replica_with_a_file(new_env):
     replica.follow(master)
     master.register(ALL_KINDS)
     replica.wait_synced(master)
+    # A server that writes its first file does not let itself be stopped.
+    wait_until(lambda: replica.client.info("persistence")["aof_rewrite_in_progress"] == 0)
     replica.restart()
     replica.promote()
     assert what_lasts(replica) == what_lasts(master)

@@ -16,6 +16,7 @@ INCR = (
     f"GB('StreamReader').foreach(lambda x: execute('INCR', '{DONE}'))"
     f".register('{STREAM}', batch=%d)"
 )
+EACH = COUNT.replace(".count()", ".filter(lambda x: True).count()")
 ONLY_COUNT = f"GB('StreamReader').count().register('{STREAM}', batch=%d)"
 
 
@@ -96,6 +97,12 @@ def stream_drain(b):
             {"target": 9, "aim": 12, "note": "one INCRBY per batch, to check the sum"},
         ),
         "same, without the INCRBY": (ONLY_COUNT, 100, False, {}),
+        "same, each entry through a callback": (
+            EACH,
+            100,
+            True,
+            {"note": "filter(lambda x: True) before the count, which alone needs no entry"},
+        ),
         "same, batch 1": (
             COUNT,
             1,

@@ -61,6 +61,8 @@ pub(in crate::redis) type Job = Box<dyn FnOnce() + Send>;
 static JOBS: Mutex<VecDeque<Job>> = Mutex::new(VecDeque::new());
 static WAITING: AtomicUsize = AtomicUsize::new(0);
 static SCHEDULED: AtomicBool = AtomicBool::new(false);
+/// Whether a job runs.
+static RUNNING: AtomicBool = AtomicBool::new(false);
 
 fn jobs() -> MutexGuard<'static, VecDeque<Job>> {
     JOBS.lock().unwrap_or_else(PoisonError::into_inner)
@@ -103,10 +105,12 @@ pub(super) fn waiting_jobs() -> usize {
     WAITING.load(Ordering::Relaxed)
 }
 
-/// Runs the jobs that wait. The server lock is held.
+/// Runs the jobs that wait, unless this is called inside of one. The server lock is held.
 #[inline]
 pub(in crate::redis) fn run_jobs() {
-    run_jobs_behind(0);
+    if !RUNNING.load(Ordering::Relaxed) {
+        run_jobs_behind(0);
+    }
 }
 
 /// Runs those behind so many: a command that a job runs causes jobs of its own, which are done
@@ -118,7 +122,9 @@ pub(super) fn run_jobs_behind(others: usize) {
             return;
         };
         WAITING.fetch_sub(1, Ordering::Relaxed);
+        let before = RUNNING.swap(true, Ordering::Relaxed);
         guard(job);
+        RUNNING.store(before, Ordering::Relaxed);
     }
 }
 

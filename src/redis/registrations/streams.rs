@@ -67,8 +67,8 @@ struct Stream {
     waiting: u64,
     /// When the first of them came.
     since: Option<Instant>,
-    /// The entry that made it known, if one did.
-    first: Option<EntryId>,
+    /// The newest entry that is not a new one: where `$` begins.
+    old: EntryId,
     /// Whether a timer runs for it.
     timed: bool,
 }
@@ -300,14 +300,15 @@ impl Consumer {
         let known = state.streams.contains_key(key);
         drop(state);
         if current && !known && !raw::is_replica() {
-            self.begin(key, None);
+            let newest = raw::last_entry(self.registrations.server, key);
+            self.begin(key, newest.unwrap_or_default(), true);
             self.launch(key, None);
         }
     }
 
-    /// A stream that was not known, but for its `first` entry if that came just now. Entries that
-    /// nobody saw coming wait for no full batch.
-    fn begin(&self, key: &[u8], first: Option<EntryId>) {
+    /// A stream that was not known. A `backlog`, entries that nobody saw coming, waits for no full
+    /// batch.
+    fn begin(&self, key: &[u8], old: EntryId, backlog: bool) {
         let mut state = self.state();
         state.lives += 1;
         let stream = Stream {
@@ -315,10 +316,10 @@ impl Consumer {
             position: None,
             busy: false,
             pending_first: true,
-            backlog: first.is_none(),
+            backlog,
             waiting: 0,
-            since: first.map(|_| Instant::now()),
-            first,
+            since: (!backlog).then(Instant::now),
+            old,
             timed: false,
         };
         state.streams.insert(key.to_vec(), stream);
@@ -332,7 +333,10 @@ impl Consumer {
         }
         let Some(stream) = state.streams.get_mut(key) else {
             drop(state);
-            self.begin(key, raw::last_entry(self.registrations.server, key));
+            // The entry that makes it known is a new one.
+            let newest = raw::last_entry(self.registrations.server, key);
+            let old = newest.and_then(EntryId::before).unwrap_or_default();
+            self.begin(key, old, false);
             return self.launch(key, Some(ctx));
         };
         stream.waiting += 1;
@@ -495,7 +499,9 @@ impl Consumer {
             }
             drop(state);
             if batch.pending {
-                return if group.pending > 0 {
+                // What is pending in a shared group may be somebody else's, who is at it.
+                let own = !shared || self.has_backlog(key);
+                return if group.pending > 0 && own {
                     self.read_group(server, batch, b"0")
                 } else {
                     nothing()
@@ -507,6 +513,10 @@ impl Consumer {
             return Ok(self.read_new(server, batch, position));
         }
         Ok(self.read_new(server, batch, known.unwrap_or_default()))
+    }
+
+    fn has_backlog(&self, key: &[u8]) -> bool {
+        self.state().streams.get(key).is_some_and(|s| s.backlog)
     }
 
     fn chunk(&self) -> Chunk {
@@ -584,14 +594,9 @@ impl Consumer {
             return Ok(Some(found));
         }
         let _own = Active::begin(&OWN);
-        let first = self
-            .state()
-            .streams
-            .get(key)
-            .and_then(|stream| stream.first);
-        let start = match (self.trigger.start.as_str(), first) {
-            // The entry that made the stream known is a new one.
-            ("$", Some(first)) => first.before().unwrap_or_default().to_string(),
+        let old = self.state().streams.get(key).map(|stream| stream.old);
+        let start = match (self.trigger.start.as_str(), old) {
+            ("$", Some(old)) => old.to_string(),
             (start, _) => start.to_owned(),
         };
         server.write(&[b"XGROUP", b"CREATE", key, group, start.as_bytes()])?;
