@@ -61,6 +61,19 @@ bench: setup build $(VENV) ## measure against what one would do without the modu
 realdata: setup build $(VENV) ## run functions over a million keys of mixed types with clients at work
 	GEARTRAIN_SERVER=$(firstword $(SERVER)) $(PYTHON) tests/bench/realdata.py $(ARGS)
 
+.PHONY: soak
+soak: setup build $(VENV) ## ten minutes of mixed load over registrations of all kinds
+	GEARTRAIN_SERVER=$(firstword $(SERVER)) $(PYTHON) tests/bench/soak.py $(ARGS)
+
+.PHONY: writebehind
+writebehind: setup build $(VENV) ## run rgsync with MariaDB and PostgreSQL (installs both; a few minutes)
+	tests/writebehind/setup.sh
+	@for server in $(SERVER); do \
+		path=$$(command -v "$$server") || { echo "no such server: $$server"; exit 1; }; \
+		echo "== write-behind on $$("$$path" --version)"; \
+		GEARTRAIN_SERVER=$$(realpath -s "$$path") $(PYTHON) -m pytest tests/writebehind $(ARGS) || exit 1; \
+	done
+
 .PHONY: run
 run: setup build ## run a server with the module in the foreground: PORT=6379
 	$(firstword $(SERVER)) --port $(PORT) --bind 127.0.0.1 --save '' --dir $(CURDIR)/target --loadmodule $(MODULE)
