@@ -27,6 +27,9 @@ pub struct Chunk {
     bytes: Vec<u8>,
 }
 
+/// Bytes that a chunk of one record has room for at first.
+const ROOM: usize = 256;
+
 /// A length that is filled in when what it measures is written.
 #[derive(Debug)]
 pub struct Mark(usize);
@@ -60,12 +63,20 @@ impl Chunk {
 
     /// For keys that events named: [`Chunk::begin_event`].
     pub fn events() -> Self {
-        Self::new(Kind::Events)
+        Self::with_room(Kind::Events)
+    }
+
+    /// For one record, most likely: no chunk grows in small steps.
+    fn with_room(kind: Kind) -> Self {
+        Self {
+            bytes: Vec::with_capacity(ROOM),
+            ..Self::new(kind)
+        }
     }
 
     /// One record, the words of a command.
     pub fn words<'a>(words: impl ExactSizeIterator<Item = &'a [u8]>) -> Self {
-        let mut chunk = Self::new(Kind::Words);
+        let mut chunk = Self::with_room(Kind::Words);
         let mark = chunk.mark();
         chunk
             .bytes

@@ -17,6 +17,8 @@ pub enum Hint {
     Counts,
     /// The same as accumulator by key.
     CountsByKey,
+    /// It makes text of a record, for the reply.
+    MakesText,
 }
 
 /// A callable.

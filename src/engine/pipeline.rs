@@ -111,6 +111,8 @@ pub(super) struct Pipeline<L: Language> {
     pub(super) errors: Vec<String>,
     errors_size: usize,
     max_size: usize,
+    /// Whether nobody sees the results.
+    discards: bool,
 }
 
 impl<L: Language> Pipeline<L> {
@@ -126,6 +128,15 @@ impl<L: Language> Pipeline<L> {
             errors: Vec::new(),
             errors_size: 0,
             max_size: limits.result_bytes.load(Ordering::Relaxed),
+            discards: false,
+        }
+    }
+
+    /// The same where nobody sees the results.
+    pub(super) fn discarding(stages: &[Placed<L>], limits: &Limits) -> Self {
+        Self {
+            discards: true,
+            ..Self::new(stages, limits)
         }
     }
 
@@ -333,6 +344,9 @@ impl<L: Language> Pipeline<L> {
     }
 
     fn emit(&mut self, s: L::Scope<'_>, record: Moving<'_, L>) -> Result<(), RecordError> {
+        if self.discards {
+            return Ok(());
+        }
         let record = open::<L>(s, record)?;
         L::emit(s, record, &mut self.results)?;
         if self.size() > self.max_size && self.closed < self.stages.len() {

@@ -200,7 +200,7 @@ impl<L: Language> Plan<L> {
 
     /// What runs, made once: finding out what the callbacks look at takes a while.
     pub(super) fn prepared(&self, exchange: &dyn Exchange) -> &Prepared<L> {
-        self.prepared.get_or_init(|| compile(self, exchange))
+        self.prepared.get_or_init(|| compile(self, exchange, false))
     }
 
     /// The steps as a listing shows them, in the order of the data.

@@ -23,8 +23,12 @@ pub(super) struct Prepared<L: Language> {
     pub(super) stages: Vec<Placed<L>>,
 }
 
-/// Prepares a plan.
-pub(super) fn compile<L: Language>(plan: &Plan<L>, exchange: &dyn Exchange) -> Prepared<L> {
+/// Prepares a plan. With `discards` nobody sees its results.
+pub(super) fn compile<L: Language>(
+    plan: &Plan<L>,
+    exchange: &dyn Exchange,
+    discards: bool,
+) -> Prepared<L> {
     let mut stages = Vec::new();
     for (step, operation) in plan.steps.iter().enumerate() {
         let stage = match operation {
@@ -60,9 +64,14 @@ pub(super) fn compile<L: Language>(plan: &Plan<L>, exchange: &dyn Exchange) -> P
         };
         stages.push(Placed { stage, step });
     }
+    if discards {
+        // Text that nobody reads.
+        let is_text = |placed: &Placed<L>| matches!(&placed.stage, Stage::Map(f) if f.hint() == Hint::MakesText);
+        while stages.pop_if(|last| is_text(last)).is_some() {}
+    }
     late_open(&mut stages);
     Prepared {
-        need: need(&stages),
+        need: need(&stages, discards),
         stages,
     }
 }
@@ -93,7 +102,7 @@ fn late_open<L: Language>(stages: &mut [Placed<L>]) {
     }
 }
 
-fn need<L: Language>(stages: &[Placed<L>]) -> Need {
+fn need<L: Language>(stages: &[Placed<L>], discards: bool) -> Need {
     let mut need = Need::Number;
     for placed in stages {
         match &placed.stage {
@@ -114,5 +123,5 @@ fn need<L: Language>(stages: &[Placed<L>]) -> Need {
             _ => return Need::Records,
         }
     }
-    Need::Records
+    if discards { need } else { Need::Records }
 }

@@ -3,12 +3,13 @@
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use super::pipeline::Pipeline;
+use super::planner::{Prepared, compile};
 use super::wire::{RegistrationWire, Shipped};
 use super::{
     Alone, Behalf, Caller, Chunk, Id, Language, Limits, Need, Outcome, Plan, Results, Ticket,
@@ -307,6 +308,8 @@ pub struct Registration<L: Language> {
     /// Called right before it is removed.
     pub on_unregistered: Option<Arc<L::Function>>,
     limits: Arc<Limits>,
+    /// What runs on the calling thread. The results of what reacts to keys and streams are nobody's.
+    here: OnceLock<Prepared<L>>,
     /// For runs on the calling thread, kept between them.
     spare: Mutex<Vec<Pipeline<L>>>,
     pub(super) kept: Mutex<Kept>,
@@ -435,6 +438,7 @@ impl<L: Language> Registration<L> {
             on_registered: parts.on_registered,
             on_unregistered: parts.on_unregistered,
             limits,
+            here: OnceLock::new(),
             spare: Mutex::default(),
             kept: Mutex::default(),
         })
@@ -444,9 +448,18 @@ impl<L: Language> Registration<L> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn discards(&self) -> bool {
+        self.mode == Mode::Sync && !matches!(self.trigger, Trigger::Command { .. })
+    }
+
+    fn here(&self) -> &Prepared<L> {
+        self.here
+            .get_or_init(|| compile(&self.plan, &Alone, self.discards()))
+    }
+
     /// How much of its records it looks at.
     pub fn need(&self) -> Need {
-        self.plan.prepared(&Alone).need
+        self.here().need
     }
 
     fn spare(&self) -> MutexGuard<'_, Vec<Pipeline<L>>> {
@@ -470,9 +483,14 @@ impl<L: Language> Registration<L> {
         };
         let spare = self.spare().pop();
         let profiles = self.limits.profile.load(Ordering::Relaxed);
-        let mut pipeline = spare
-            .filter(|_| !profiles)
-            .unwrap_or_else(|| Pipeline::new(&self.plan.prepared(&Alone).stages, &self.limits));
+        let mut pipeline = spare.filter(|_| !profiles).unwrap_or_else(|| {
+            let stages = &self.here().stages;
+            if self.discards() {
+                Pipeline::discarding(stages, &self.limits)
+            } else {
+                Pipeline::new(stages, &self.limits)
+            }
+        });
         let behalf = Behalf {
             context: &self.plan.context,
             ticket: Ticket::Watched,

@@ -192,6 +192,7 @@ fn no_coroutine(made: &Bound<'_, PyAny>, step: &str) -> PyResult<()> {
 impl EngineFunction for Function {
     fn hint(&self) -> Hint {
         match self.twin {
+            Twin::Str => Hint::MakesText,
             Twin::Count => Hint::Counts,
             Twin::Zero {
                 twin: StepTwin::CountOne,

@@ -40,6 +40,9 @@ pub(super) fn group_name(number: usize) -> String {
 /// A function that runs at once may work off a backlog for so long before clients get a turn.
 const AT_ONCE: Duration = Duration::from_millis(1);
 
+/// Processed entries that may stay in a stream while more are being processed.
+const TRIM_AT: u64 = 100;
+
 /// Whether the groups are changed by us. Under the server lock.
 static OWN: AtomicBool = AtomicBool::new(false);
 
@@ -71,6 +74,8 @@ struct Stream {
     old: EntryId,
     /// Whether a timer runs for it.
     timed: bool,
+    /// Processed entries that were not removed yet.
+    untrimmed: u64,
 }
 
 struct State {
@@ -100,8 +105,12 @@ pub(super) struct Consumer {
 
 /// What was read for an execution.
 enum Content {
-    /// Entries after the position.
-    New { last: EntryId, count: u64 },
+    /// Entries after the position, and whether there were more.
+    New {
+        last: EntryId,
+        count: u64,
+        more: bool,
+    },
     /// Entries that are pending in the group.
     Pending(Vec<Vec<u8>>),
 }
@@ -321,6 +330,7 @@ impl Consumer {
             since: (!backlog).then(Instant::now),
             old,
             timed: false,
+            untrimmed: 0,
         };
         state.streams.insert(key.to_vec(), stream);
     }
@@ -529,10 +539,14 @@ impl Consumer {
     /// Entries after a position, by the stream itself.
     fn read_new(&self, server: Server, batch: &Batch, position: EntryId) -> Chunk {
         let mut chunk = self.chunk();
-        let (mut last, mut count) = (position, 0);
+        let (mut last, mut count, mut more) = (position, 0, false);
         let key = &batch.key;
         raw::with_stream(server, key, |stream| {
             stream.entries(Some(position), &mut |id, fields| {
+                if count == self.trigger.batch {
+                    more = true;
+                    return false;
+                }
                 if chunk.is_counted() {
                     chunk.count_on(1);
                 } else {
@@ -543,11 +557,11 @@ impl Consumer {
                 }
                 last = id;
                 count += 1;
-                count < self.trigger.batch
+                true
             });
         });
         if count > 0 {
-            *batch.content() = Some(Content::New { last, count });
+            *batch.content() = Some(Content::New { last, count, more });
         }
         chunk
     }
@@ -627,6 +641,10 @@ impl Consumer {
             let pauses = error.starts_with("PAUSE") || status == Status::Paused;
             if pauses || self.trigger.on_failed != OnFailed::Continue {
                 self.leave_pending(server, batch, content.as_ref());
+                let left = self.state().streams.get(&batch.key).map(|s| s.untrimmed);
+                if self.trigger.trim && left > Some(0) {
+                    self.trim(server, batch, None);
+                }
                 if !closed {
                     self.stop(status, pauses);
                 }
@@ -634,15 +652,24 @@ impl Consumer {
             }
         }
         self.acknowledge(server, batch, content.as_ref());
-        if closed || status != Status::Ok {
-            return Next::Nothing;
-        }
-        let failed_to_read = content.is_none() && !errors.is_empty();
-        if failed_to_read {
+        let next = if closed || status != Status::Ok {
+            Next::Nothing
+        } else if content.is_none() && !errors.is_empty() {
+            // It could not even be read.
             self.idle(batch, true);
-            return Next::Nothing;
+            Next::Nothing
+        } else {
+            self.next(server, batch, content.as_ref())
+        };
+        if self.trigger.trim {
+            // To remove entries one by one is slow: many at once while there is more to do.
+            let left = self.state().streams.get(&batch.key).map(|s| s.untrimmed);
+            let due = left.is_none_or(|left| left >= TRIM_AT) && content.is_some();
+            if due || next == Next::Nothing && (content.is_some() || left > Some(0)) {
+                self.trim(server, batch, content.as_ref());
+            }
         }
-        self.next(server, batch, content.as_ref())
+        next
     }
 
     /// Nothing runs on the stream until the next entry.
@@ -739,21 +766,25 @@ impl Consumer {
             return;
         }
         let mut state = self.state();
-        if let (Some(Content::New { last, .. }), Some(stream)) =
-            (content, state.streams.get_mut(key))
-            && stream.life == batch.life
-        {
-            stream.position = Some(*last);
-        }
-        drop(state);
-        if self.trigger.trim {
-            self.trim(server, batch, content);
+        let Some(stream) = state.streams.get_mut(key).filter(|s| s.life == batch.life) else {
+            return;
+        };
+        match content {
+            Some(Content::New { last, count, .. }) => {
+                stream.position = Some(*last);
+                stream.untrimmed += count;
+            }
+            Some(Content::Pending(ids)) => stream.untrimmed += ids.len() as u64,
+            None => {}
         }
     }
 
     /// Removes what all functions on the stream have processed.
     fn trim(&self, server: Server, batch: &Batch, content: Option<&Content>) {
         let key = &batch.key;
+        if let Some(stream) = self.state().streams.get_mut(key) {
+            stream.untrimmed = 0;
+        }
         let consumers = self.registrations.state().streams.clone();
         let mut others = consumers
             .iter()
@@ -796,8 +827,13 @@ impl Consumer {
         }
         let fresh = !batch.pending;
         if stream.backlog || (fresh && content.is_none()) {
-            let position = stream.position.unwrap_or_default();
-            let more = entries_after(server, &batch.key, position, 1) > 0;
+            let more = match content {
+                Some(Content::New { more: true, .. }) => true,
+                _ => {
+                    let position = stream.position.unwrap_or_default();
+                    entries_after(server, &batch.key, position, 1) > 0
+                }
+            };
             stream.backlog &= more;
             if more {
                 return Next::Batch;
