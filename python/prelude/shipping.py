@@ -68,7 +68,8 @@ def set_state(function, state):
         names.setdefault(name, value)
     names.setdefault("__builtins__", builtins)
     slots.pop("_cloudpickle_submodules", None)
-    for cell, shipped in zip(function.__closure__ or (), slots.pop("__closure__") or (), strict=True):
+    cells, values = function.__closure__ or (), slots.pop("__closure__") or ()
+    for cell, shipped in zip(cells, values, strict=True):
         try:
             cell.cell_contents = shipped.cell_contents
         except ValueError:

@@ -677,10 +677,14 @@ impl Registrations {
         let Some((function, fires)) = found else {
             return false;
         };
-        let callback = function.on_unregistered.as_ref();
-        self.call_back(&function, callback, "OnUnregistered");
+        // A data set that is loaded brings its own registrations: those before it just go.
+        if !self.is_loading() {
+            let callback = function.on_unregistered.as_ref();
+            self.call_back(&function, callback, "OnUnregistered");
+        }
         let gone = {
             let mut state = self.state();
+            state.after_load.retain(|other| other.id != id);
             let order = state.order_of.remove(&id);
             let entry = order.and_then(|order| state.entries.remove(&order));
             let session = entry.as_ref().map(|entry| entry.wire.session.clone());
