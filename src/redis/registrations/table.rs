@@ -1,0 +1,505 @@
+//! How registrations come and go: verified, applied, indexed, removed.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::hooks;
+use super::hooks::{CommandSpec, Hook, Hooked};
+use super::index::{Index, Names};
+use super::keys::KeysFunction;
+use super::streams;
+use super::streams::Consumer;
+use super::{CommandFunction, Entry, Fires, Function, Linked, Registrations};
+use crate::engine::wire::{BundleWire, RegistrationWire, seal};
+use crate::engine::{
+    Change, CommandTrigger, Id, Joining, Lane, LogLevel, Mode, Registrar, ShardId, TimeEvent,
+    Trigger,
+};
+use crate::python;
+use crate::python::{Cpython, Session};
+use crate::redis::raw;
+
+impl Registrations {
+    /// Why a registration can not join, if so. `pending` come before it, `replaced` go.
+    pub(super) fn refuse(
+        &self,
+        wanted: &Trigger,
+        pending: &[Joining<Cpython>],
+        replaced: Option<&str>,
+    ) -> Option<String> {
+        match wanted {
+            Trigger::Stream(_) => None,
+            Trigger::Keys(trigger) => trigger.commands.iter().flatten().find_map(|command| {
+                let spec = CommandSpec::of(self.server, command);
+                hooks::refuse_keys_hook(spec.as_ref(), &trigger.prefix).map(str::to_owned)
+            }),
+            Trigger::Command {
+                what: CommandTrigger::Named(name),
+                ..
+            } => {
+                let same = |trigger: &Trigger| {
+                    matches!(trigger, Trigger::Command { what: CommandTrigger::Named(other), .. }
+                        if other == name)
+                };
+                if pending
+                    .iter()
+                    .any(|other| same(&other.registration.trigger))
+                {
+                    return Some("trigger already registered in this session".into());
+                }
+                self.stays(replaced, |entry| same(&entry.function.trigger))
+                    .then(|| "trigger already registered".into())
+            }
+            Trigger::Command {
+                what:
+                    CommandTrigger::Hook {
+                        command,
+                        key_prefix,
+                    },
+                ..
+            } => {
+                let spec = CommandSpec::of(self.server, command);
+                if let Some(error) = hooks::refuse_hook(spec.as_ref(), key_prefix.is_some()) {
+                    return Some(error.into());
+                }
+                let same = |function: &Function| {
+                    matches!(&function.trigger,
+                        Trigger::Command { what: CommandTrigger::Hook { command: other, .. }, .. }
+                            if other.eq_ignore_ascii_case(command))
+                };
+                let none_sync = |function: &Function| same(function) && function.mode != Mode::Sync;
+                if pending.iter().any(|other| none_sync(&other.registration)) {
+                    return Some(
+                        "Can not override a none sync registration which already created on this \
+                         session"
+                            .into(),
+                    );
+                }
+                self.stays(replaced, |entry| none_sync(&entry.function))
+                    .then(|| "Can not override a none sync registration".into())
+            }
+        }
+    }
+
+    /// Whether there is such a registration that is not of the replaced session.
+    pub(super) fn stays(&self, replaced: Option<&str>, is: impl Fn(&Entry) -> bool) -> bool {
+        self.state()
+            .entries
+            .values()
+            .any(|entry| Some(entry.wire.session.as_str()) != replaced && is(entry))
+    }
+
+    pub(super) fn verify_held(&self, change: &Change<Cpython>) -> Result<(), String> {
+        let replaced = change.replaces.as_deref();
+        let id = change.session.id();
+        if replaced != Some(id) && !self.is_own(&change.session) && self.has_session(id) {
+            return Err(format!("Session {id} already exists"));
+        }
+        for (at, joining) in change.add.iter().enumerate() {
+            let pending = change.add.get(..at).unwrap_or_default();
+            if let Some(error) = self.refuse(&joining.registration.trigger, pending, replaced) {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether it is this very session that is linked.
+    pub(super) fn is_own(&self, session: &Arc<Session>) -> bool {
+        self.state()
+            .sessions
+            .get(session.id())
+            .is_some_and(|linked| Arc::ptr_eq(&linked.session, session))
+    }
+
+    /// Whether a session of this id has registrations. The server lock is held.
+    pub(in crate::redis) fn has_session(&self, id: &str) -> bool {
+        self.state().sessions.contains_key(id)
+    }
+
+    /// The script of a session with registrations. The server lock is held.
+    pub(in crate::redis) fn source(&self, id: &str) -> Option<Vec<u8>> {
+        let state = self.state();
+        let linked = state.sessions.get(id)?;
+        Some(linked.session.source().to_vec())
+    }
+
+    /// Why a script of this session id can not run, if so. The server lock is held.
+    pub(in crate::redis) fn refuse_session(
+        &self,
+        id: &str,
+        upgrade: bool,
+        replaced: Option<&str>,
+    ) -> Option<String> {
+        match replaced {
+            Some(replaced) if self.has_session(id) => Some(format!(
+                "Can not replace an existing session {id} with {replaced}"
+            )),
+            Some(replaced) if !self.has_session(replaced) => Some(format!(
+                "Can not replace with {replaced}, session does not exists."
+            )),
+            Some(_) => None,
+            None if !upgrade && self.has_session(id) => {
+                Some(format!("Session {id} already exists"))
+            }
+            None => None,
+        }
+    }
+
+    /// Chooses the consumer group of a stream function: a name that stays its own for as long as it
+    /// is registered, and that the one after it takes over.
+    pub(super) fn choose_group(&self, trigger: &mut Trigger) {
+        let Trigger::Stream(stream) = trigger else {
+            return;
+        };
+        let names = Names::of(&stream.prefix);
+        let state = self.state();
+        let taken: Vec<&str> = state
+            .streams
+            .iter()
+            .filter(|other| other.names().overlaps(&names))
+            .map(|other| other.group())
+            .collect();
+        let shared = self.settings.shares_stream_groups();
+        stream.group = (1..)
+            .map(streams::group_name)
+            .find(|group| shared || !taken.contains(&group.as_str()))
+            .unwrap_or_default();
+    }
+
+    /// Applies a change that was verified. The server lock is held.
+    pub(super) fn apply_held(&'static self, change: Change<Cpython>) -> BundleWire {
+        let mut bundle = BundleWire::default();
+        if let Some(replaced) = &change.replaces {
+            for id in self.registrations_of(replaced) {
+                bundle.remove.push(id.to_string());
+                self.remove(id, true);
+            }
+            bundle.unlink.push(replaced.clone());
+        }
+        let wire = change.session.wire();
+        bundle.sessions.push(wire.clone());
+        for mut joining in change.add {
+            self.choose_group(&mut joining.wire.trigger);
+            bundle.add.push(joining.wire.clone());
+            self.join(joining.registration, joining.wire, &change.session, &wire);
+        }
+        self.listen();
+        bundle
+    }
+
+    pub(super) fn registrations_of(&self, session: &str) -> Vec<Id> {
+        let state = self.state();
+        let linked = state.sessions.get(session);
+        linked
+            .map(|linked| linked.registrations.clone())
+            .unwrap_or_default()
+    }
+
+    /// Adds a registration, and makes it active unless the server loads. The server lock is held.
+    pub(super) fn join(
+        &'static self,
+        function: Arc<Function>,
+        wire: RegistrationWire,
+        session: &Arc<Session>,
+        session_wire: &crate::engine::wire::SessionWire,
+    ) {
+        // Never a number again that was used, whosever it is.
+        self.next
+            .fetch_max(function.id.number + 1, Ordering::Relaxed);
+        let fires = if function.broken.is_some() {
+            Fires::Broken
+        } else {
+            self.fires(&function, &wire.trigger)
+        };
+        self.learn_commands(&wire.trigger);
+        if self.is_loading() {
+            self.state().after_load.push(function.clone());
+        } else {
+            self.call_back(&function, function.on_registered.as_ref(), "OnRegistered");
+        }
+        let mut state = self.state();
+        let order = state.next_order;
+        state.next_order += 1;
+        state.order_of.insert(function.id, order);
+        let linked = state
+            .sessions
+            .entry(session.id().to_owned())
+            .or_insert_with(|| Linked {
+                session: session.clone(),
+                wire: session_wire.clone(),
+                registrations: Vec::new(),
+            });
+        linked.registrations.push(function.id);
+        let entry = Entry {
+            function,
+            wire,
+            fires,
+        };
+        state.entries.insert(order, entry);
+        drop(state);
+        self.index();
+        self.start_streams();
+    }
+
+    pub(super) fn fires(&'static self, function: &Arc<Function>, trigger: &Trigger) -> Fires {
+        let lane = || Lane::new(self.registry.pool().clone());
+        match trigger {
+            Trigger::Keys(trigger) => Fires::Keys(Arc::new(KeysFunction::new(
+                function.clone(),
+                trigger,
+                lane(),
+            ))),
+            Trigger::Stream(trigger) => Fires::Stream(Consumer::new(
+                self,
+                function.clone(),
+                trigger.clone(),
+                lane(),
+            )),
+            Trigger::Command { in_order, .. } => Fires::Command(Arc::new(CommandFunction {
+                function: function.clone(),
+                lane: in_order.then(lane),
+            })),
+        }
+    }
+
+    pub(super) fn call_back(
+        &self,
+        function: &Function,
+        callback: Option<&Arc<python::Function>>,
+        what: &str,
+    ) {
+        let Some(callback) = callback else { return };
+        if let Err(error) = python::call(&function.plan.context, callback) {
+            let id = function.id;
+            self.log(
+                LogLevel::Warning,
+                &format!(
+                    "Error occured on RedisGearsPy_{what}, error='{error}' (registration {id})"
+                ),
+            );
+        }
+    }
+
+    /// Asks the server about the commands that a registration names. Not under the mutex: to ask is
+    /// a command, which the filter sees.
+    pub(super) fn learn_commands(&self, trigger: &Trigger) {
+        let commands = match trigger {
+            Trigger::Command {
+                what: CommandTrigger::Hook { command, .. },
+                ..
+            } => std::slice::from_ref(command),
+            Trigger::Keys(trigger) => trigger.commands.as_deref().unwrap_or_default(),
+            _ => return,
+        };
+        for command in commands {
+            let name = command.to_ascii_lowercase().into_bytes();
+            if let Some(spec) = CommandSpec::of(self.server, command) {
+                self.state().specs.insert(name, spec);
+            }
+        }
+    }
+
+    /// Makes the indices anew from the entries. The server lock is held.
+    pub(super) fn index(&self) {
+        let mut state = self.state();
+        let state = &mut *state;
+        let (mut keys, mut hooks) = (0, 0);
+        state.triggers.clear();
+        state.hooked.clear();
+        state.keys_by_event.clear();
+        state.keys_of_all_events = Index::default();
+        state.streams.clear();
+        for (&order, entry) in &state.entries {
+            match &entry.fires {
+                Fires::Broken => {}
+                Fires::Stream(consumer) => state.streams.push(consumer.clone()),
+                Fires::Keys(function) => {
+                    keys += 1;
+                    match &function.events {
+                        None => state.keys_of_all_events.insert(
+                            &function.names,
+                            order,
+                            function.clone(),
+                        ),
+                        Some(events) => {
+                            for event in events {
+                                state
+                                    .keys_by_event
+                                    .entry(event.clone())
+                                    .or_default()
+                                    .insert(&function.names, order, function.clone());
+                            }
+                        }
+                    }
+                    for command in function.commands.iter().flatten() {
+                        hooks += 1;
+                        if let Some(spec) = state.specs.get(command) {
+                            let hooked = state.hooked.entry(command.clone());
+                            hooked
+                                .or_insert_with(|| Hooked::new(spec.clone()))
+                                .keys
+                                .push((order, function.names.clone()));
+                        }
+                    }
+                }
+                Fires::Command(function) => match &function.function.trigger {
+                    Trigger::Command {
+                        what: CommandTrigger::Named(name),
+                        ..
+                    } => {
+                        state
+                            .triggers
+                            .insert(name.clone().into_bytes(), function.clone());
+                    }
+                    Trigger::Command {
+                        what:
+                            CommandTrigger::Hook {
+                                command,
+                                key_prefix,
+                            },
+                        ..
+                    } => {
+                        hooks += 1;
+                        let name = command.to_ascii_lowercase().into_bytes();
+                        if let Some(spec) = state.specs.get(&name) {
+                            let hook = Hook {
+                                function: function.clone(),
+                                key_prefix: key_prefix.clone().map(String::into_bytes),
+                            };
+                            let hooked = state.hooked.entry(name);
+                            hooked
+                                .or_insert_with(|| Hooked::new(spec.clone()))
+                                .chain
+                                .insert(0, hook);
+                        }
+                    }
+                    Trigger::Keys(_) | Trigger::Stream(_) => {}
+                },
+            }
+            if let (
+                Fires::Broken,
+                Trigger::Command {
+                    what: CommandTrigger::Named(name),
+                    ..
+                },
+            ) = (&entry.fires, &entry.function.trigger)
+            {
+                // It answers why it can not run.
+                let function = CommandFunction {
+                    function: entry.function.clone(),
+                    lane: None,
+                };
+                state
+                    .triggers
+                    .insert(name.clone().into_bytes(), Arc::new(function));
+            }
+        }
+        self.keys.store(keys, Ordering::Relaxed);
+        self.hooks.store(hooks, Ordering::Relaxed);
+        self.streams.store(state.streams.len(), Ordering::Relaxed);
+    }
+
+    /// Takes a registration out. The server lock is held.
+    pub(super) fn remove(&self, id: Id, abort_pending: bool) -> bool {
+        let found = {
+            let state = self.state();
+            let entry = state
+                .order_of
+                .get(&id)
+                .and_then(|order| state.entries.get(order));
+            entry.map(|entry| (entry.function.clone(), entry.fires.clone()))
+        };
+        let Some((function, fires)) = found else {
+            return false;
+        };
+        // A data set that is loaded brings its own registrations: those before it just go.
+        if !self.is_loading() {
+            let callback = function.on_unregistered.as_ref();
+            self.call_back(&function, callback, "OnUnregistered");
+        }
+        let gone = {
+            let mut state = self.state();
+            state.after_load.retain(|other| other.id != id);
+            let order = state.order_of.remove(&id);
+            let entry = order.and_then(|order| state.entries.remove(&order));
+            let session = entry.as_ref().map(|entry| entry.wire.session.clone());
+            let mut last = None;
+            if let Some(session) = session
+                && let Some(linked) = state.sessions.get_mut(&session)
+            {
+                linked.registrations.retain(|&other| other != id);
+                if linked.registrations.is_empty() {
+                    last = state.sessions.remove(&session);
+                }
+            }
+            (entry, last)
+        };
+        drop(gone);
+        self.index();
+        match &fires {
+            Fires::Stream(consumer) => consumer.close(),
+            Fires::Keys(keys) if abort_pending => self.drop_queued(&keys.lane),
+            Fires::Command(command) if abort_pending => {
+                if let Some(lane) = &command.lane {
+                    self.drop_queued(lane);
+                }
+                self.abort_queued(&function);
+            }
+            Fires::Keys(_) | Fires::Command(_) | Fires::Broken => {}
+        }
+        self.registry.retire(&function);
+        true
+    }
+
+    /// Aborts what a registration has started outside of lanes and no worker has seen.
+    pub(super) fn abort_queued(&self, function: &Arc<Function>) {
+        for execution in self.registry.list() {
+            let own = execution
+                .registration
+                .as_ref()
+                .is_some_and(|other| Arc::ptr_eq(other, function));
+            if own && execution.snapshot().status == crate::engine::Status::Created {
+                self.registry.abort_and_forget(&execution);
+            }
+        }
+    }
+
+    /// Aborts what waits in a lane; nothing of it is listed any more.
+    pub(super) fn drop_queued(&self, lane: &Lane<Cpython>) {
+        for execution in lane.drain() {
+            self.registry.abort_and_forget(&execution);
+        }
+    }
+}
+
+impl Registrar<Cpython> for &'static Registrations {
+    fn next_id(&self) -> Id {
+        Id {
+            shard: ShardId::ALONE,
+            number: self.next.fetch_add(1, Ordering::Relaxed),
+        }
+    }
+
+    fn verify(&self, change: &Change<Cpython>) -> Result<(), String> {
+        self.lock.with(|_| self.verify_held(change))
+    }
+
+    fn apply(&self, change: Change<Cpython>) -> Result<(), String> {
+        self.lock.with(|server| {
+            if raw::is_replica() {
+                return Err(
+                    "READONLY a replica takes registrations from its master only".to_owned(),
+                );
+            }
+            self.verify_held(&change)?;
+            let bundle = self.apply_held(change);
+            server.replicate(c"RG.INNERREGISTER", &[&seal(&bundle)]);
+            Ok(())
+        })
+    }
+
+    fn every(&self, event: TimeEvent<Cpython>) -> Result<bool, String> {
+        self.start_time_event(event)
+    }
+}
