@@ -52,6 +52,7 @@ def mark(env, name, command="get", mode="sync", more=""):
         ("trigger='t', mode='later'", "unknown execution mode"),
         ("trigger='t', mode=1", "execution mode must be a string"),
         ("hook='nope'", "Can not override an unexisting command"),
+        ("hook='RG.unregister'", "Can not override a command of this module"),
         ("hook='exec'", "Can not override a command which are not allowed inside a script"),
         (
             "hook='zunion', keyprefix='k'",
@@ -686,3 +687,25 @@ def test_watched_keys_of_a_hooked_client(env):
         env.client.set("k", "theirs")
         assert wire.call("EXEC") is None
     assert env.client.get("k") == "theirs"
+
+
+def test_what_the_module_does_for_itself_passes_hooks(env):
+    """A hook is for clients and functions: the reading of streams does not depend on it."""
+    hook(env, "lambda r: 'mine'", command="xtrim")
+    env.register("GB('StreamReader').foreach(lambda r: execute('incr', 'n')).register('s')")
+    env.client.xadd("s", {"f": "v"})
+    wait_until(lambda: env.client.get("n") == "1" and env.client.xlen("s") == 0)
+    assert env.call("XTRIM", "s", "MAXLEN", "0") == b"mine"
+
+
+@pytest.mark.parametrize("mode", ["sync", "async_local"])
+def test_a_function_unregisters_itself(env, mode):
+    env.register(
+        f"""
+        def work(r):
+            return execute('RG.UNREGISTER', own)
+        own = GB('CommandReader').map(work).register(trigger='t', mode='{mode}')
+        """
+    )
+    assert env.trigger("t") == ["OK"]
+    assert env.registrations() == []

@@ -128,6 +128,23 @@ pub(super) fn run_jobs_behind(others: usize) {
     }
 }
 
+/// Set while a command is run that no hook concerns: the next one that the filter sees. Changed under
+/// the server lock.
+static PAST_HOOKS: AtomicBool = AtomicBool::new(false);
+
+/// Runs `call`, whose command goes past all hooks; commands that it causes do not.
+pub(in crate::redis) fn past_hooks<R>(call: impl FnOnce() -> R) -> R {
+    PAST_HOOKS.store(true, Ordering::Relaxed);
+    let out = call();
+    PAST_HOOKS.store(false, Ordering::Relaxed);
+    out
+}
+
+/// Whether the command that the filter sees goes past all hooks.
+pub(in crate::redis) fn goes_past_hooks() -> bool {
+    PAST_HOOKS.swap(false, Ordering::Relaxed)
+}
+
 /// A command that is about to run.
 pub(in crate::redis) struct Filtered(*mut api::RedisModuleCommandFilterCtx);
 

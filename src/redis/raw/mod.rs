@@ -31,7 +31,8 @@ pub(super) use api::{RedisModuleCtx, RedisModuleInfoCtx, RedisModuleString};
 pub(super) use context::{Args, BlockedClient, Ctx};
 pub(super) use data_type::{Aux, Loaded, TimerKeys, Writer, create_type};
 pub(super) use events::{
-    EventCtx, Filtered, after_event, filter_commands, has_jobs, run_jobs, subscribe_to_keys,
+    EventCtx, Filtered, after_event, filter_commands, goes_past_hooks, has_jobs, past_hooks,
+    run_jobs, subscribe_to_keys,
 };
 pub(super) use keys::{
     EntryId, Key, Scan, Visitor, is_opening, key_type, last_entry, with_key, with_stream,

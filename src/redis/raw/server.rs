@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use redis_module::raw as api;
 
-use super::events::{run_jobs_behind, waiting_jobs};
+use super::events::{past_hooks, run_jobs_behind, waiting_jobs};
 use super::{OK, RedisModuleCtx, RedisModuleString, c_string, string};
 use crate::engine::{self, LogLevel, Reply};
 
@@ -89,9 +89,9 @@ impl Server {
         self.call_bound(format, command)
     }
 
-    /// Runs a command that only reads, with all rights. The server lock is held.
+    /// Runs a command that only reads, with all rights and past all hooks. The server lock is held.
     pub(in crate::redis) fn read(self, command: &engine::Command) -> Result<Reply, String> {
-        self.call_bound(c"v", command)
+        past_hooks(|| self.call_bound(c"v", command))
     }
 
     /// Whether commands that may write must wait: clients are paused, or a failover or shutdown is
@@ -107,9 +107,10 @@ impl Server {
         unsafe { User::find(self, name) }
     }
 
-    /// Writes to the keyspace as the server itself, replicated. The server lock is held.
+    /// Writes to the keyspace as the server itself, past all hooks, replicated. The server lock is
+    /// held.
     pub(in crate::redis) fn write(self, words: &[&[u8]]) -> Result<Reply, String> {
-        self.call_bound(c"!v", &engine::Command::of(words))
+        past_hooks(|| self.call_bound(c"!v", &engine::Command::of(words)))
     }
 
     /// Runs a command in a client's place: with its rights, database and protocol. The server lock

@@ -3,7 +3,6 @@
 //! The command filter rewrites a command that has a hook to `RG.INNERHOOK command ...`. Its keys stay
 //! declared, and the client needs the right to run the command itself as well.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::index::Names;
@@ -87,8 +86,20 @@ impl CommandSpec {
     }
 }
 
+/// Whether a command is one of this module's: a hook on one of them could lock everybody out.
+fn is_own(command: &str) -> bool {
+    command.to_ascii_lowercase().starts_with("rg.")
+}
+
 /// Why a CommandReader can not hook a command, if so.
-pub(super) fn refuse_hook(spec: Option<&CommandSpec>, by_prefix: bool) -> Option<&'static str> {
+pub(super) fn refuse_hook(
+    command: &str,
+    spec: Option<&CommandSpec>,
+    by_prefix: bool,
+) -> Option<&'static str> {
+    if is_own(command) {
+        return Some("Can not override a command of this module");
+    }
     let Some(spec) = spec else {
         return Some("Can not override an unexisting command");
     };
@@ -110,7 +121,14 @@ pub(super) fn refuse_hook(spec: Option<&CommandSpec>, by_prefix: bool) -> Option
 }
 
 /// The same for a KeysReader with `commands`.
-pub(super) fn refuse_keys_hook(spec: Option<&CommandSpec>, prefix: &str) -> Option<&'static str> {
+pub(super) fn refuse_keys_hook(
+    command: &str,
+    spec: Option<&CommandSpec>,
+    prefix: &str,
+) -> Option<&'static str> {
+    if is_own(command) {
+        return Some("Can not hook a command of this module");
+    }
     let Some(spec) = spec else {
         return Some("bad reply on COMMAND command");
     };
@@ -187,22 +205,6 @@ impl Hooked {
 /// The command that carries a hooked one.
 pub(super) const CARRIER: &str = "RG.INNERHOOK";
 
-/// Set while the real command of a hook is run: the next command that the filter sees. Changed under
-/// the server lock.
-static BYPASS: AtomicBool = AtomicBool::new(false);
-
-/// Runs a command in a client's place past all hooks. The server lock is held.
-fn call_past_hooks(
-    server: Server,
-    client: &Client,
-    command: &Command,
-) -> Result<CallReply, String> {
-    BYPASS.store(true, Ordering::Relaxed);
-    let reply = server.call_for(client, command);
-    BYPASS.store(false, Ordering::Relaxed);
-    reply
-}
-
 /// A reply of one result, for the function before in the chain.
 fn as_reply(results: &Results) -> Result<Reply, String> {
     fn next<'a>(items: &mut impl Iterator<Item = Item<'a>>) -> Reply {
@@ -260,7 +262,7 @@ impl Caller for HookCall {
                     user: user.to_owned(),
                     ..self.client.clone()
                 };
-                let reply = call_past_hooks(server, &client, &command)?;
+                let reply = raw::past_hooks(|| server.call_for(&client, &command))?;
                 return match reply.error() {
                     Some(error) => Err(error),
                     None => Ok(reply.value()),
@@ -380,7 +382,7 @@ impl Registrations {
     pub(super) fn filter(&'static self, filtered: &Filtered) {
         // Functions that wait for the end of the command before this one.
         raw::run_jobs();
-        if BYPASS.swap(false, Ordering::Relaxed) || !self.has_hooks() || self.is_loading() {
+        if raw::goes_past_hooks() || !self.has_hooks() || self.is_loading() {
             return;
         }
         let mut lower = [0; 64];
@@ -526,7 +528,7 @@ impl Registrations {
         });
         call.hold();
         let before = self.replace_call(Some(call.clone()));
-        let reply = call_past_hooks(self.server, client, command);
+        let reply = raw::past_hooks(|| self.server.call_for(client, command));
         let caller: Arc<dyn Caller> = call.clone();
         loop {
             let later = std::mem::take(&mut call.state().later);

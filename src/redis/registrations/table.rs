@@ -31,7 +31,7 @@ impl Registrations {
             Trigger::Stream(_) => None,
             Trigger::Keys(trigger) => trigger.commands.iter().flatten().find_map(|command| {
                 let spec = CommandSpec::of(self.server, command);
-                hooks::refuse_keys_hook(spec.as_ref(), &trigger.prefix).map(str::to_owned)
+                hooks::refuse_keys_hook(command, spec.as_ref(), &trigger.prefix).map(str::to_owned)
             }),
             Trigger::Command {
                 what: CommandTrigger::Named(name),
@@ -59,7 +59,9 @@ impl Registrations {
                 ..
             } => {
                 let spec = CommandSpec::of(self.server, command);
-                if let Some(error) = hooks::refuse_hook(spec.as_ref(), key_prefix.is_some()) {
+                if let Some(error) =
+                    hooks::refuse_hook(command, spec.as_ref(), key_prefix.is_some())
+                {
                     return Some(error.into());
                 }
                 let same = |function: &Function| {
