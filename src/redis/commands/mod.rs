@@ -34,6 +34,8 @@ pub(super) use registrations::info as registration_info;
 const LOADS_CODE: (&str, &str) = ("write deny-oom admin", "admin dangerous slow");
 /// Changes what the module does or keeps.
 const CHANGES: (&str, &str) = ("admin deny-script", "admin dangerous slow");
+/// Changes what is registered, which replicas get from their master.
+const REGISTERS: (&str, &str) = ("write admin deny-script", "admin dangerous slow");
 /// Runs what was registered, which may write.
 const RUNS: (&str, &str) = ("write deny-oom", "write slow");
 /// Carries commands that have hooks: it checks for itself what the server checks for those, the
@@ -275,7 +277,7 @@ pub(super) const COMMANDS: [Command; 24] = [
     ),
     command(
         "rg.unregister",
-        CHANGES,
+        REGISTERS,
         "Removes a registration.",
         "O(N) where N is the number of registrations",
         &[PLAIN, word(c"abort-pending", c"ABORTPENDING")],

@@ -25,8 +25,6 @@ pub(in crate::redis) struct Aux {
 pub(in crate::redis) struct TimerKeys {
     /// A time event that was loaded: its number, or why it can not be.
     pub(in crate::redis) load: fn(&[u8]) -> Result<u64, String>,
-    /// What is saved of one.
-    pub(in crate::redis) save: fn(u64) -> Vec<u8>,
     /// Its key is gone.
     pub(in crate::redis) free: fn(u64),
     /// The command that makes it anew from its key and what is saved.
@@ -173,10 +171,11 @@ extern "C" fn timer_load(io: *mut api::RedisModuleIO, version: c_int) -> *mut c_
         }
         let blob = Loaded(io).blob()?;
         let timers = TIMERS.get().ok_or("the module is not loaded")?;
-        (timers.load)(&blob)
+        let number = (timers.load)(&blob)?;
+        Ok(Timer::into_raw(number, blob))
     });
     match loaded {
-        Some(Ok(number)) => Box::into_raw(Box::new(number)).cast(),
+        Some(Ok(value)) => value,
         Some(Err(error)) => {
             log_failure(
                 io,
@@ -188,21 +187,32 @@ extern "C" fn timer_load(io: *mut api::RedisModuleIO, version: c_int) -> *mut c_
     }
 }
 
-/// The number of the time event in a key of our type.
-fn number(value: *mut c_void) -> u64 {
-    // SAFETY: values of our type are boxed numbers.
-    unsafe { *value.cast::<u64>() }
+/// The value of a key of our type. What is saved is ready: a child that saves has no Python, and
+/// waits for no lock.
+struct Timer {
+    number: u64,
+    saved: Vec<u8>,
 }
 
-fn saved(value: *mut c_void) -> Vec<u8> {
-    let save = || TIMERS.get().map(|timers| (timers.save)(number(value)));
-    guard(save).flatten().unwrap_or_default()
+impl Timer {
+    fn into_raw(number: u64, saved: Vec<u8>) -> *mut c_void {
+        Box::into_raw(Box::new(Self { number, saved })).cast()
+    }
+
+    /// # Safety
+    /// `value` is one of ours, and lives as long as the result is used.
+    unsafe fn of_raw<'a>(value: *mut c_void) -> &'a Self {
+        // SAFETY: as the caller promises.
+        unsafe { &*value.cast::<Self>() }
+    }
 }
 
 /// # Safety
 /// Called by the server.
 unsafe extern "C" fn timer_save(io: *mut api::RedisModuleIO, value: *mut c_void) {
-    Writer(io).blob(&saved(value));
+    // SAFETY: the server hands over a value of ours.
+    let timer = unsafe { Timer::of_raw(value) };
+    Writer(io).blob(&timer.saved);
 }
 
 /// # Safety
@@ -212,11 +222,12 @@ unsafe extern "C" fn timer_rewrite(
     key: *mut RedisModuleString,
     value: *mut c_void,
 ) {
-    let (Some(timers), blob) = (TIMERS.get(), saved(value)) else {
+    let Some(timers) = TIMERS.get() else {
         return;
     };
-    // SAFETY: valid while the callback runs.
+    // SAFETY: valid while the callback runs; the value is one of ours.
     unsafe {
+        let blob = &Timer::of_raw(value).saved;
         call!(
             RedisModule_EmitAOF,
             io,
@@ -233,10 +244,10 @@ unsafe extern "C" fn timer_rewrite(
 /// Called by the server with a value of ours, which nobody uses any more.
 unsafe extern "C" fn timer_free(value: *mut c_void) {
     // SAFETY: see above.
-    let number = unsafe { Box::from_raw(value.cast::<u64>()) };
+    let timer = unsafe { Box::from_raw(value.cast::<Timer>()) };
     guard(|| {
         if let Some(timers) = TIMERS.get() {
-            (timers.free)(*number);
+            (timers.free)(timer.number);
         }
     });
 }
@@ -288,7 +299,7 @@ pub(in crate::redis) fn create_type(ctx: *mut RedisModuleCtx, aux: Aux, timers: 
 
 impl Server {
     /// Makes a key that holds a time event; `false` if it exists already. The server lock is held.
-    pub(in crate::redis) fn hold_timer(self, key: &[u8], number: u64) -> bool {
+    pub(in crate::redis) fn hold_timer(self, key: &[u8], number: u64, saved: Vec<u8>) -> bool {
         let Some(kind) = TIMER_TYPE.get() else {
             return false;
         };
@@ -299,7 +310,7 @@ impl Server {
             let open = call!(RedisModule_OpenKey, self.raw(), name, mode).cast();
             let empty = call!(RedisModule_KeyType, open) as isize == api::REDISMODULE_KEYTYPE_EMPTY;
             if empty {
-                let value = Box::into_raw(Box::new(number)).cast();
+                let value = Timer::into_raw(number, saved);
                 call!(RedisModule_ModuleTypeSetValue, open, kind.0.as_ptr(), value);
             }
             call!(RedisModule_CloseKey, open);

@@ -42,7 +42,7 @@ pub(super) use register::{
     NOW_REPLICA, create_command, register_info, subscribe_to_event_loop, subscribe_to_flush,
     subscribe_to_fork, subscribe_to_loading, subscribe_to_role, subscribe_to_swap,
 };
-pub(super) use server::{CallReply, Client, Server, User, is_replica, set_replica};
+pub(super) use server::{CallReply, Client, NO_WRITES_NOW, Server, User, is_replica, set_replica};
 
 /// Called by the server when it loads the module.
 #[unsafe(no_mangle)]

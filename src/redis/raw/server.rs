@@ -81,7 +81,8 @@ impl Server {
         command: &engine::Command,
     ) -> Result<Reply, String> {
         let user = self.user(user)?;
-        let format = match (user.bind(), IS_REPLICA.load(Ordering::Relaxed)) {
+        let no_writes = IS_REPLICA.load(Ordering::Relaxed) || self.is_paused();
+        let format = match (user.bind(), no_writes) {
             (true, false) => c"!Cv",
             (true, true) => c"!CWv",
             (false, _) => c"!v",
@@ -101,6 +102,13 @@ impl Server {
         unsafe { api::RedisModule_AvoidReplicaTraffic.is_some_and(|avoid| avoid() != 0) }
     }
 
+    /// Whether a Lua script runs just now.
+    fn runs_script(self) -> bool {
+        // SAFETY: the context is valid; this flag is of the server, not of its client.
+        let flags = unsafe { call!(RedisModule_GetContextFlags, self.raw()) };
+        flags.cast_unsigned() & api::REDISMODULE_CTX_FLAGS_LUA != 0
+    }
+
     /// The user of this name. The server lock is held while the result lives.
     pub(in crate::redis) fn user(self, name: &str) -> Result<User, String> {
         // SAFETY: the lock is held.
@@ -110,6 +118,9 @@ impl Server {
     /// Writes to the keyspace as the server itself, past all hooks, replicated. The server lock is
     /// held.
     pub(in crate::redis) fn write(self, words: &[&[u8]]) -> Result<Reply, String> {
+        if self.is_paused() {
+            return Err(NO_WRITES_NOW.into());
+        }
         past_hooks(|| self.call_bound(c"!v", &engine::Command::of(words)))
     }
 
@@ -127,16 +138,7 @@ impl Server {
             (false, false) => c"!v",
             (false, true) => c"!3v",
         };
-        // SAFETY: the lock is held; the database is put back.
-        unsafe {
-            call!(RedisModule_SelectDb, self.raw(), client.db);
-        }
-        let reply = self.call_raw(format, command);
-        // SAFETY: as above.
-        unsafe {
-            call!(RedisModule_SelectDb, self.raw(), 0);
-        }
-        reply
+        self.call_raw(format, command, client.db)
     }
 
     /// Tells replicas and AOF to run a command of ours, in database 0. The server lock is held.
@@ -158,33 +160,45 @@ impl Server {
     }
 
     fn call_bound(self, format: &CStr, command: &engine::Command) -> Result<Reply, String> {
-        let reply = self.call_raw(format, command)?;
+        let reply = self.call_raw(format, command, 0)?;
         match reply.error() {
             Some(text) => Err(text),
             None => Ok(reply.value()),
         }
     }
 
-    fn call_raw(self, format: &CStr, command: &engine::Command) -> Result<CallReply, String> {
+    fn call_raw(
+        self,
+        format: &CStr,
+        command: &engine::Command,
+        db: c_int,
+    ) -> Result<CallReply, String> {
         let Some(name) = command.name() else {
             return Err("no command was given".into());
         };
         let Ok(name) = CStr::from_bytes_with_nul(name) else {
             return Err(no_such_command());
         };
-        if ENDS_SERVER
-            .iter()
-            .any(|bad| name.to_bytes().eq_ignore_ascii_case(bad))
-        {
+        let is = |other: &[u8]| name.to_bytes().eq_ignore_ascii_case(other);
+        if ENDS_SERVER.iter().any(|bad| is(bad)) {
             let name = name.to_string_lossy();
             return Err(format!(
                 "ERR {name} can not be run by a script: it needs a client"
+            ));
+        }
+        if SCRIPTS.iter().any(|script| is(script)) && self.runs_script() {
+            let name = name.to_string_lossy();
+            return Err(format!(
+                "ERR {name} can not be run inside of another script"
             ));
         }
         let jobs = waiting_jobs();
         // SAFETY: the lock is held (see above); strings are freed, and the reply by its owner.
         let (reply, errno) = unsafe {
             let strings: Vec<_> = command.words().skip(1).map(string).collect();
+            if db != 0 {
+                call!(RedisModule_SelectDb, self.raw(), db);
+            }
             set_errno(0);
             let reply = (api::RedisModule_Call.expect("every server has RedisModule_Call"))(
                 self.raw(),
@@ -194,6 +208,10 @@ impl Server {
                 strings.len(),
             );
             let errno = std::io::Error::last_os_error().raw_os_error().unwrap_or(0);
+            if db != 0 {
+                // What functions do because of it is done in the usual one.
+                call!(RedisModule_SelectDb, self.raw(), 0);
+            }
             for string in strings {
                 call!(RedisModule_FreeString, ptr::null_mut(), string);
             }
@@ -207,6 +225,20 @@ impl Server {
         }
     }
 }
+
+/// Commands that run scripts: the server ends when one is run inside of another one.
+const SCRIPTS: [&[u8]; 6] = [
+    b"EVAL",
+    b"EVALSHA",
+    b"EVAL_RO",
+    b"EVALSHA_RO",
+    b"FCALL",
+    b"FCALL_RO",
+];
+
+/// Why nothing is written while clients are paused, which would end the server.
+pub(in crate::redis) const NO_WRITES_NOW: &str = "ERR the server takes no writes now: clients are \
+                                                  paused, or a failover or shutdown is under way";
 
 /// Whom a command is run for.
 #[derive(Debug, Clone)]
@@ -467,9 +499,10 @@ fn refusal(errno: c_int, name: &str) -> String {
              arguments"
         ),
         // So the server says that the W flag forbids it.
-        libc::ENOSPC | libc::EROFS => {
+        libc::ENOSPC | libc::EROFS if IS_REPLICA.load(Ordering::Relaxed) => {
             "READONLY You can't write against a read only replica.".into()
         }
+        libc::ENOSPC | libc::EROFS => NO_WRITES_NOW.into(),
         libc::ENETDOWN => "CLUSTERDOWN The cluster is down".into(),
         libc::ENOTSUP => "the server does not support this call".into(),
         _ => "Failed executing command".into(),

@@ -258,8 +258,10 @@ impl Caller for HookCall {
         }
         self.registrations.lock.with(|server| {
             let Some((hook, rest)) = self.rest.split_first() else {
+                // A function is given what it knows: replies of RESP2.
                 let client = Client {
                     user: user.to_owned(),
+                    resp3: false,
                     ..self.client.clone()
                 };
                 let reply = raw::past_hooks(|| server.call_for(&client, &command))?;
@@ -380,9 +382,13 @@ impl Caller for KeysCall {
 impl Registrations {
     /// Rewrites a command that has a hook. Called with every command, the server lock held.
     pub(super) fn filter(&'static self, filtered: &Filtered) {
+        // Taken first: the jobs run commands of their own.
+        if raw::goes_past_hooks() {
+            return;
+        }
         // Functions that wait for the end of the command before this one.
         raw::run_jobs();
-        if raw::goes_past_hooks() || !self.has_hooks() || self.is_loading() {
+        if !self.has_hooks() || self.is_loading() {
             return;
         }
         let mut lower = [0; 64];
@@ -422,6 +428,14 @@ impl Registrations {
         if !args.is_carried() {
             return ctx
                 .error(b"ERR RG.INNERHOOK is internal: it carries commands that have a hook");
+        }
+        if ctx.is_replayed() {
+            // What the master did is not done again by a function here.
+            let command = Command::of(words);
+            return match raw::past_hooks(|| self.server.call_for(&ctx.client(), &command)) {
+                Ok(reply) => ctx.call_reply(&reply),
+                Err(error) => ctx.error(error.as_bytes()),
+            };
         }
         let word = |at: usize| words.get(at).copied().unwrap_or_default();
         let (spec, chain) = match self.state().hooked.get(&lower) {
@@ -479,6 +493,9 @@ impl Registrations {
         }
         if spec.writes && raw::is_replica() {
             return Some("READONLY You can't write against a read only replica.".into());
+        }
+        if spec.writes && self.server.is_paused() {
+            return Some(raw::NO_WRITES_NOW.into());
         }
         if spec.deny_oom && ctx.is_out_of_memory() {
             return Some("OOM command not allowed when used memory > 'maxmemory'.".into());

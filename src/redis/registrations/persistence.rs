@@ -26,12 +26,13 @@ pub(in crate::redis) const AUX: Aux = Aux {
 
 /// The keys of time events.
 pub(in crate::redis) const TIMER_KEYS: TimerKeys = TimerKeys {
-    load: |blob| registrations()?.load_time_event(blob),
-    save: |number| {
-        REGISTRATIONS
-            .get()
-            .map(|registrations| registrations.saved_time_event(number))
-            .unwrap_or_default()
+    load: |blob| {
+        let registrations = registrations()?;
+        // Else RESTORE would run code for whoever may use it.
+        if !registrations.is_loading() && !raw::is_replica() {
+            return Err("time events are made by registerTE, not by RESTORE".into());
+        }
+        registrations.load_time_event(blob)
     },
     free: |number| {
         if let Some(registrations) = REGISTRATIONS.get() {
@@ -215,7 +216,7 @@ impl Registrations {
     /// registrations: they are sent again, into the part of the AOF that begins now. Whoever has
     /// them already ignores that.
     pub(in crate::redis) fn forked(&self) {
-        if self.len() == 0 || raw::is_replica() && self.is_loading() {
+        if self.len() == 0 || self.server.is_paused() {
             return;
         }
         let config = |name: &[u8]| {

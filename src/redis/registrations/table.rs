@@ -150,17 +150,27 @@ impl Registrations {
 
     /// Chooses the consumer group of a stream function: a name that stays its own for as long as it
     /// is registered, and that the one after it takes over.
-    pub(super) fn choose_group(&self, trigger: &mut Trigger) {
+    pub(super) fn choose_group(&self, trigger: &mut Trigger, left: &mut Vec<(String, String)>) {
         let Trigger::Stream(stream) = trigger else {
             return;
         };
+        // A function that replaces one goes on where that stopped.
+        if let Some(at) = left.iter().position(|(prefix, _)| *prefix == stream.prefix) {
+            stream.group = left.remove(at).1;
+            return;
+        }
         let names = Names::of(&stream.prefix);
         let state = self.state();
+        // Also of those that can not run here: they keep their place.
         let taken: Vec<&str> = state
-            .streams
-            .iter()
-            .filter(|other| other.names().overlaps(&names))
-            .map(|other| other.group())
+            .entries
+            .values()
+            .filter_map(|entry| match &entry.wire.trigger {
+                Trigger::Stream(other) if Names::of(&other.prefix).overlaps(&names) => {
+                    Some(other.group.as_str())
+                }
+                _ => None,
+            })
             .collect();
         let shared = self.settings.shares_stream_groups();
         stream.group = (1..)
@@ -172,7 +182,9 @@ impl Registrations {
     /// Applies a change that was verified. The server lock is held.
     pub(super) fn apply_held(&'static self, change: Change<Cpython>) -> BundleWire {
         let mut bundle = BundleWire::default();
+        let mut left = Vec::new();
         if let Some(replaced) = &change.replaces {
+            left = self.groups_of(replaced);
             for id in self.registrations_of(replaced) {
                 bundle.remove.push(id.to_string());
                 self.remove(id, true);
@@ -182,12 +194,42 @@ impl Registrations {
         let wire = change.session.wire();
         bundle.sessions.push(wire.clone());
         for mut joining in change.add {
-            self.choose_group(&mut joining.wire.trigger);
+            self.choose_group(&mut joining.wire.trigger, &mut left);
             bundle.add.push(joining.wire.clone());
             self.join(joining.registration, joining.wire, &change.session, &wire);
         }
         self.listen();
         bundle
+    }
+
+    /// The groups of all functions on a stream but this one, also of those that can not run here.
+    pub(super) fn other_groups(&self, key: &[u8], own: &str) -> Vec<String> {
+        let state = self.state();
+        let group = |entry: &Entry| match &entry.wire.trigger {
+            Trigger::Stream(other)
+                if other.group != own && Names::of(&other.prefix).matches(key) =>
+            {
+                Some(other.group.clone())
+            }
+            _ => None,
+        };
+        state.entries.values().filter_map(group).collect()
+    }
+
+    /// Prefix and group of each stream function of a session.
+    fn groups_of(&self, session: &str) -> Vec<(String, String)> {
+        let state = self.state();
+        let own = |entry: &&Entry| entry.wire.session == session;
+        let group = |entry: &Entry| match &entry.wire.trigger {
+            Trigger::Stream(stream) => Some((stream.prefix.clone(), stream.group.clone())),
+            _ => None,
+        };
+        state
+            .entries
+            .values()
+            .filter(own)
+            .filter_map(group)
+            .collect()
     }
 
     pub(super) fn registrations_of(&self, session: &str) -> Vec<Id> {

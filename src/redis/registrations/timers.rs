@@ -172,11 +172,12 @@ impl Registrations {
                     "NOPERM the user '{user}' may not write the key '{key}'"
                 ));
             }
-            if !server.hold_timer(&key, number) {
+            let saved = self.saved_time_event(number);
+            if !server.hold_timer(&key, number, saved.clone()) {
                 self.time_events.remove(number);
                 return Ok(false);
             }
-            server.replicate(TIME_EVENT, &[&key, &self.saved_time_event(number)]);
+            server.replicate(TIME_EVENT, &[&key, &saved]);
             self.arm(number);
             Ok(true)
         })
@@ -205,15 +206,18 @@ impl Registrations {
         });
         match called {
             Ok(()) => self.arm(number),
-            Err(error) => self.log(
-                LogLevel::Warning,
-                &format!("a time event failed and is stopped: {error}"),
-            ),
+            Err(error) => {
+                let message = format!("a time event failed and is stopped: {error}");
+                self.log(LogLevel::Warning, &message);
+                if event.shipped.is_none() {
+                    self.time_events.remove(number);
+                }
+            }
         }
     }
 
     /// What is saved of a time event.
-    pub(super) fn saved_time_event(&self, number: u64) -> Vec<u8> {
+    fn saved_time_event(&self, number: u64) -> Vec<u8> {
         let Some(event) = self.time_events.find(number) else {
             return Vec::new();
         };
@@ -255,7 +259,7 @@ impl Registrations {
         };
         match self.load_time_event(blob) {
             Ok(number) => {
-                if !self.server.hold_timer(key, number) {
+                if !self.server.hold_timer(key, number, blob.to_vec()) {
                     self.time_events.remove(number);
                 }
                 ctx.replicate_verbatim();

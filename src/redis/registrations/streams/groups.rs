@@ -225,21 +225,16 @@ impl Consumer {
         if let Some(stream) = self.state().streams.get_mut(key) {
             stream.untrimmed = 0;
         }
-        let consumers = self.registrations.state().streams.clone();
-        let mut others = consumers
-            .iter()
-            .filter(|other| other.names.matches(key))
-            .filter(|other| !std::ptr::eq(&raw const ***other, self))
-            .peekable();
+        let others = self.registrations.other_groups(key, self.group());
         let mut done = match content {
-            Some(Content::New { last, .. }) if others.peek().is_none() => *last,
+            Some(Content::New { last, .. }) if others.is_empty() => *last,
             _ => match done_by(server, key, self.group().as_bytes()) {
                 Some(done) => done,
                 None => return,
             },
         };
         for other in others {
-            match done_by(server, key, other.group().as_bytes()) {
+            match done_by(server, key, other.as_bytes()) {
                 Some(theirs) => done = done.min(theirs),
                 // It has not begun.
                 None => return,

@@ -190,10 +190,6 @@ impl Consumer {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn names(&self) -> &Names {
-        &self.names
-    }
-
     pub(super) fn group(&self) -> &str {
         &self.trigger.group
     }
