@@ -113,9 +113,13 @@ pub trait Caller: Send + Sync {
     /// Whether the answer may come later. Not in a transaction or script.
     fn may_wait(&self) -> bool;
     /// The words of the command, where the function reacts to one.
-    fn command(&self) -> Option<&[Vec<u8>]>;
-    /// Replies this instead. The error says why not.
-    fn override_reply(&self, reply: Results) -> Result<(), String>;
+    fn command(&self) -> Option<&[Vec<u8>]> {
+        None
+    }
+    /// Replies this instead, where the function reacts to a command. The error says why not.
+    fn override_reply(&self, _reply: Results) -> Result<(), String> {
+        Err("Can not get command ctx".into())
+    }
     /// Runs the next function on the same command, or the command itself, with these arguments as
     /// `user`.
     fn call_next(&self, user: &str, arguments: &Command) -> Result<Reply, String>;

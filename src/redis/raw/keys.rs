@@ -119,27 +119,42 @@ pub(in crate::redis) fn with_key<R>(
     name: &[u8],
     read: impl FnOnce(Option<&Key<'_>>) -> R,
 ) -> Option<R> {
-    // SAFETY: the lock is held; name and key are released after `read`.
+    // SAFETY: the lock is held; the name is released after `read`.
     unsafe {
-        let null = ptr::null_mut();
         let string = string(name);
-        let out = user.may_read(string).then(|| {
-            let mode = api::REDISMODULE_READ as c_int;
-            let before = OPENING.replace(true);
-            let raw = call!(RedisModule_OpenKey, server.raw(), string, mode);
-            OPENING.set(before);
-            let key = NonNull::new(raw.cast()).map(|raw| Key {
-                raw,
-                name: string,
-                scope: PhantomData,
-            });
-            let out = read(key.as_ref());
-            if let Some(key) = key {
-                call!(RedisModule_CloseKey, key.raw.as_ptr());
-            }
-            out
+        let mode = api::REDISMODULE_READ;
+        let out = user
+            .may_read(string)
+            .then(|| open(server, string, mode, read));
+        call!(RedisModule_FreeString, ptr::null_mut(), string);
+        out
+    }
+}
+
+/// Opens a key, for `read`.
+///
+/// # Safety
+/// The server lock is held; `name` is a string of the server.
+unsafe fn open<R>(
+    server: Server,
+    name: *mut RedisModuleString,
+    mode: u32,
+    read: impl FnOnce(Option<&Key<'_>>) -> R,
+) -> R {
+    // SAFETY: as the caller promises; the key is closed after `read`.
+    unsafe {
+        let before = OPENING.replace(true);
+        let raw = call!(RedisModule_OpenKey, server.raw(), name, mode as c_int);
+        OPENING.set(before);
+        let key = NonNull::new(raw.cast()).map(|raw| Key {
+            raw,
+            name,
+            scope: PhantomData,
         });
-        call!(RedisModule_FreeString, null, string);
+        let out = read(key.as_ref());
+        if let Some(key) = key {
+            call!(RedisModule_CloseKey, key.raw.as_ptr());
+        }
         out
     }
 }
@@ -192,21 +207,10 @@ fn look<R>(server: Server, name: &[u8], read: impl FnOnce(Option<&Key<'_>>) -> R
         | api::REDISMODULE_OPEN_KEY_NOSTATS
         | api::REDISMODULE_OPEN_KEY_NOEXPIRE
         | api::REDISMODULE_OPEN_KEY_NOEFFECTS;
-    // SAFETY: the lock is held; the string is ours and freed, the key closed.
+    // SAFETY: the lock is held; the string is ours and freed.
     unsafe {
         let string = string(name);
-        let before = OPENING.replace(true);
-        let raw = call!(RedisModule_OpenKey, server.raw(), string, mode as c_int);
-        OPENING.set(before);
-        let key = NonNull::new(raw.cast()).map(|raw| Key {
-            raw,
-            name: string,
-            scope: PhantomData,
-        });
-        let out = read(key.as_ref());
-        if let Some(key) = key {
-            call!(RedisModule_CloseKey, key.raw.as_ptr());
-        }
+        let out = open(server, string, mode, read);
         call!(RedisModule_FreeString, ptr::null_mut(), string);
         out
     }

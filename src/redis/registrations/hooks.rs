@@ -156,6 +156,21 @@ pub(super) struct Hook {
     pub(super) key_prefix: Option<Vec<u8>>,
 }
 
+impl Hook {
+    /// Whether a command of so many words goes through it.
+    fn applies<'a>(
+        &self,
+        spec: &CommandSpec,
+        words: usize,
+        word: impl Fn(usize) -> &'a [u8],
+    ) -> bool {
+        match &self.key_prefix {
+            None => true,
+            Some(prefix) => spec.keys(words).any(|at| word(at).starts_with(prefix)),
+        }
+    }
+}
+
 /// All that listens to one command.
 pub(super) struct Hooked {
     pub(super) spec: CommandSpec,
@@ -176,10 +191,7 @@ impl Hooked {
 
     /// The part of the chain that this command goes through.
     fn chain_for<'a>(&self, words: usize, word: impl Fn(usize) -> &'a [u8]) -> Vec<Hook> {
-        let applies = |hook: &&Hook| match &hook.key_prefix {
-            None => true,
-            Some(prefix) => self.spec.keys(words).any(|at| word(at).starts_with(prefix)),
-        };
+        let applies = |hook: &&Hook| hook.applies(&self.spec, words, &word);
         self.chain.iter().filter(applies).cloned().collect()
     }
 
@@ -194,10 +206,7 @@ impl Hooked {
 
     fn concerns(&self, filtered: &Filtered) -> bool {
         let (words, word) = (filtered.len(), |at: usize| filtered.word(at));
-        let hooks = |hook: &Hook| match &hook.key_prefix {
-            None => true,
-            Some(prefix) => self.spec.keys(words).any(|at| word(at).starts_with(prefix)),
-        };
+        let hooks = |hook: &Hook| hook.applies(&self.spec, words, word);
         self.spec.takes(words) && (self.chain.iter().any(hooks) || self.concerns_keys(words, word))
     }
 }
@@ -241,14 +250,6 @@ struct HookCall {
 impl Caller for HookCall {
     fn may_wait(&self) -> bool {
         self.may_wait
-    }
-
-    fn command(&self) -> Option<&[Vec<u8>]> {
-        None
-    }
-
-    fn override_reply(&self, _reply: Results) -> Result<(), String> {
-        Err("Can not get command ctx".into())
     }
 
     fn call_next(&self, user: &str, arguments: &Command) -> Result<Reply, String> {

@@ -117,7 +117,7 @@ pub(super) struct Registrations {
 
 static REGISTRATIONS: OnceLock<Registrations> = OnceLock::new();
 
-/// What commands answer that no client can be made to wait for.
+/// RG.TRIGGER: no command stands behind it, and its reply is its results.
 struct Plain {
     may_wait: bool,
 }
@@ -125,14 +125,6 @@ struct Plain {
 impl Caller for Plain {
     fn may_wait(&self) -> bool {
         self.may_wait
-    }
-
-    fn command(&self) -> Option<&[Vec<u8>]> {
-        None
-    }
-
-    fn override_reply(&self, _reply: Results) -> Result<(), String> {
-        Err("Can not get command ctx".into())
     }
 
     fn call_next(&self, _user: &str, _arguments: &Command) -> Result<Reply, String> {
