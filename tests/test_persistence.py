@@ -1,8 +1,10 @@
 """Registrations over restarts, crashes, replication and changes of roles."""
 
 import random
+import sys
 
 import pytest
+from sealed import in_append_only_file
 from server import ServerStopped, wait_until
 from wire import Error
 
@@ -600,3 +602,75 @@ def test_internal_commands_of_the_file_are_not_for_clients(durable):
     for command in INTERNAL:
         assert isinstance(durable.call(command, durable.identifier()), Error)
     assert len(durable.registrations()) == 1
+
+
+PYTHON = b"python %d.%d" % sys.version_info[:2]
+OTHER = b"python 3.10"
+
+
+def restarted_in_another_python(env):
+    """Start again, as if all functions had been registered in another version of Python."""
+    env.close()
+    env.server.stop()
+    before = env.server.log_size()
+    in_append_only_file(env.server, PYTHON, OTHER)
+    env.server.start()
+    return env.server.log(before)
+
+
+def test_functions_of_another_python(durable):
+    """They stay, do not run, say why, and keep their place; their script can be sent again."""
+    script = """
+GB('StreamReader').foreach(lambda r: execute('rpush', 'log', r['id'])).register('s')
+GB('CommandReader').map(lambda r: 'here').register(trigger='t', mode='sync')
+GB().foreach(lambda r: execute('incr', 'n')).register('k*', mode='sync')
+"""
+    durable.register(script, "ID", "mine")
+    durable.client.xadd("s", {"f": "v"}, id="1-1")
+    durable.wait_log(["1-1"])
+    wait_until(lambda: durable.client.xlen("s") == 0)
+    expected = what_lasts(durable)
+    log = restarted_in_another_python(durable)
+    assert what_lasts(durable) == expected
+    here = PYTHON.decode()
+    for entry in durable.registrations():
+        error = entry["RegistrationData"]["lastError"]
+        for word in ["python 3.10", here, "mine", entry["id"], "RG.PYSESSIONSOURCE mine"]:
+            assert word in error
+        assert error in log
+    assert "python 3.10" in durable.error("RG.TRIGGER", "t")
+    durable.client.set("k", 1)
+    assert not durable.client.exists("n")
+    # One of this Python on the same stream does not trim what the other one has not seen.
+    durable.register(
+        "GB('StreamReader').foreach(lambda r: execute('rpush', 'late', r['id'])).register('s')"
+    )
+    durable.client.xadd("s", {"f": "v"}, id="2-1")
+    durable.wait_log(["2-1"], "late")
+    assert durable.client.xlen("s") == 1
+    source = durable.client.execute_command("RG.PYSESSIONSOURCE", "mine")
+    assert source == script
+    durable.register(source, "ID", "mine", "UPGRADE")
+    durable.wait_log(["1-1", "2-1"])
+    wait_until(lambda: durable.client.xlen("s") == 0)
+    assert durable.trigger("t") == ["here"]
+
+
+def test_a_time_event_of_another_python(durable):
+    """The rest is loaded; the key stays as it was saved, until it is deleted."""
+    script = "registerTE(1, lambda: execute('incr', 'n'), 'timer')"
+    durable.execute(script, "ID", "clock")
+    wait_until(lambda: durable.client.get("n") == "1")
+    durable.client.set("other", 1)
+    log = restarted_in_another_python(durable)
+    assert "a time event of session clock can not run" in log
+    assert "python 3.10" in log
+    assert durable.client.exists("other", "timer") == 2
+    durable.client.save()
+    durable.restart()
+    assert durable.client.exists("other", "timer") == 2
+    durable.reload()
+    assert durable.client.delete("timer") == 1
+    before = int(durable.client.get("n"))
+    durable.execute(script)
+    wait_until(lambda: int(durable.client.get("n")) > before)

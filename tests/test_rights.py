@@ -281,6 +281,7 @@ INTERNAL = [
     ["RG.INNERUNREGISTER", "ID", "abortpending"],
     ["RG.INNERHOOK", "set", "k", "v"],
     ["RG.INNERHOOK", "get", "k"],
+    ["RG.INNERHOOKWRITE", "set", "k", "v"],
     ["RG.INNERHOOK"],
 ]
 

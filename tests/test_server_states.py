@@ -1,5 +1,8 @@
 """Functions at work while the server is paused, becomes a replica, or is fed by the function."""
 
+import threading
+
+import pytest
 from env import wait_until
 
 WRITES = """
@@ -93,3 +96,173 @@ def test_names_of_builtins_that_a_script_takes_away(new_env):
     env = new_env()
     env.execute("import builtins\ndel builtins.exec, builtins.compile")
     assert env.run("GB('ShardsIDReader').run()") == (["1"], [])
+
+
+def later(env, *words):
+    """Send a command that has to wait; its thread, and the list that gets its reply."""
+    replies = []
+
+    def send():
+        with env.server.wire() as wire:
+            replies.append(wire.call(*words))
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    return thread, replies
+
+
+HOOKED_WRITES = [
+    ("set", ("SET", "k", "v"), "OK"),
+    ("publish", ("PUBLISH", "channel", "text"), 0),
+    ("del", ("DEL", "k"), 0),
+]
+
+
+@pytest.mark.parametrize("mode", ["sync", "async_local"])
+@pytest.mark.parametrize(("command", "words", "reply"), HOOKED_WRITES)
+def test_a_hooked_write_waits_while_clients_are_paused(new_env, mode, command, words, reply):
+    """As the command itself would; nothing is written until the end of the pause."""
+    env = new_env(options=["--appendonly", "yes"])
+    env.register(
+        "GB('CommandReader').map(lambda r: call_next(*r[1:]))"
+        f".register(hook='{command}', mode='{mode}', convertToStr=False)"
+    )
+    env.call("CLIENT", "PAUSE", "300000", "WRITE")
+    thread, replies = later(env, *words)
+    wait_until(lambda: env.client.info("clients")["connected_clients"] >= 3)
+    assert env.client.ping()
+    assert not env.client.exists("k")
+    assert replies == []
+    env.call("CLIENT", "UNPAUSE")
+    thread.join(30)
+    assert [r.decode() if isinstance(r, bytes) else r for r in replies] == [reply]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "execute('set', 'w', 1)",
+        "execute('publish', 'c', 'x')",
+        "GB().register('x*')",
+        "registerTE(1, lambda: 1, 'timer')",
+        "execute('rg.unregister', '0000000000000000000000000000000000000000-1')",
+        "execute('xadd', 's', '*', 'f', 'v')",
+        "execute('eval', 'return redis.call(\\'set\\', \\'k\\', 1)', 0)",
+        "execute('pfcount', 'k')",
+        "call_next(r[1]) + execute('set', 'w', 1)",
+    ],
+)
+def test_a_function_that_runs_at_once_does_not_write_during_a_pause(new_env, body):
+    """It can not wait, since the server waits for it: an error says so, and nothing is written."""
+    env, replica = new_env(options=["--appendonly", "yes"]), new_env()
+    replica.follow(env)
+    env.register("GB('StreamReader').register('s', mode='sync')")
+    env.register(f"GB('CommandReader').map(lambda r: {body}).register(hook='get', mode='sync')")
+    before = len(env.registrations())
+    env.call("CLIENT", "PAUSE", "300000", "WRITE")
+    assert "takes no writes now" in env.error("GET", "k")
+    assert env.client.keys() == []
+    assert len(env.registrations()) == before
+    env.call("CLIENT", "UNPAUSE")
+    assert env.call("SET", "k", "v") == "OK"
+
+
+def test_streams_found_during_a_pause_are_read_after_it(new_env):
+    env = new_env(options=["--appendonly", "yes"])
+    env.client.xadd("s1", {"f": "v"})
+    env.register(
+        "GB('StreamReader').foreach(lambda r: execute('incr', 'n')).register('s*', mode='sync')"
+    )
+    wait_until(lambda: env.client.get("n") == "1")
+    identifier = env.identifier()
+    env.pause(identifier)
+    env.client.xadd("s1", {"f": "v"})
+    env.call("CLIENT", "PAUSE", "300000", "WRITE")
+    env.unpause(identifier)
+    for _ in range(20):
+        env.client.ping()
+    assert env.client.get("n") == "1"
+    env.call("CLIENT", "UNPAUSE")
+    wait_until(lambda: env.client.get("n") == "2")
+    wait_until(lambda: env.client.xlen("s1") == 0)
+    assert env.data()["numFailures"] == 0
+
+
+LUA = "return redis.call('set', 'k', 'lua')"
+
+
+@pytest.mark.parametrize("script", ["EVAL", "EVALSHA", "FCALL"])
+def test_a_script_inside_of_a_script(env, script):
+    """The server would end: refused, and the outer script gets the error."""
+    sha = env.client.script_load(LUA)
+    words = {"EVAL": f"'eval', \"{LUA}\", 0", "EVALSHA": f"'evalsha', '{sha}', 0"}
+    call = words.get(script, "'fcall', 'f', 0")
+    env.register(
+        f"GB('CommandReader').map(lambda r: execute({call})).register(trigger='t', mode='sync')"
+    )
+    error = env.error("EVAL", "return redis.call('rg.trigger', 't')", 0)
+    assert "inside of another script" in error
+    assert not env.client.exists("k")
+    if script != "FCALL":
+        assert env.trigger("t") == ["OK"]
+    assert env.client.ping()
+
+
+def test_events_of_a_script_are_handled_when_it_has_ended(env):
+    """Also where a hook has the module look at every command of the script."""
+    env.register(
+        "GB().foreach(lambda r: execute('rpush', 'log', r['key'] + ' ' + str(execute('get', 'n'))))"
+        ".register('k*', mode='sync')"
+    )
+    env.register(
+        "GB('CommandReader').map(lambda r: call_next(*r[1:])).register(hook='hget', mode='sync')"
+    )
+    script = """
+        for i = 1, 3 do redis.call('set', 'k' .. i, i); redis.call('set', 'n', i) end
+        return redis.call('llen', 'log')
+    """
+    assert env.client.eval(script, 0) == 0
+    env.wait_log(["k1 3", "k2 3", "k3 3"])
+
+
+def test_the_next_of_a_hook_answers_as_scripts_know_it(env):
+    """A client of RESP3 does not change what the function is given."""
+    env.client.hset("h", mapping={"a": "1", "b": "2"})
+    env.register(
+        "GB('CommandReader').map(lambda r: call_next(*r[1:]))"
+        ".register(hook='hgetall', mode='sync', convertToStr=False)"
+    )
+    flat = [b"a", b"1", b"b", b"2"]
+    assert env.call("HGETALL", "h") == flat
+    with env.server.wire(protocol=3) as wire:
+        assert wire.call("HGETALL", "h") == flat
+
+
+def test_what_a_hooked_command_of_another_database_causes(env):
+    """The command runs in its client's database, the functions that react to it in theirs."""
+    env.register(
+        "GB('CommandReader').map(lambda r: call_next(*r[1:])).register(hook='set', mode='sync')"
+    )
+    env.register("GB().foreach(lambda r: execute('incr', 'n')).register('k', mode='sync')")
+    with env.server.wire() as wire:
+        wire.call("SELECT", 2)
+        assert wire.call("SET", "k", "v") == b"OK"
+        assert wire.call("GET", "k") == b"v"
+        assert wire.call("GET", "n") is None
+    wait_until(lambda: env.client.get("n") == "1")
+    assert not env.client.exists("k")
+
+
+def test_a_replica_runs_no_hook_on_what_its_master_did(new_env):
+    master, replica = new_env(), new_env()
+    replica.follow(master)
+    master.register(
+        "GB('CommandReader').map(lambda r: call_next(r[1], r[2] + '!'))"
+        ".register(hook='publish', mode='sync', convertToStr=False)"
+    )
+    replica.wait_synced(master)
+    with replica.server.wire() as wire:
+        wire.call("SUBSCRIBE", "c")
+        master.call("PUBLISH", "c", "text")
+        assert wire.receive() == [b"message", b"c", b"text!"]
+    assert replica.data()["numTriggered"] == 0

@@ -170,8 +170,8 @@ fn load(
     raw::subscribe_to_role(ctx, role);
     raw::subscribe_to_loading(ctx, loading);
     raw::subscribe_to_fork(ctx, fork);
-    raw::subscribe_to_flush(ctx, dropped);
-    raw::subscribe_to_swap(ctx, dropped);
+    raw::subscribe_to_flush(ctx, flushed);
+    raw::subscribe_to_swap(ctx, swapped);
     register_commands(ctx)?;
     if !raw::register_info(ctx, info) {
         return Err("the server does not take INFO fields".into());
@@ -232,6 +232,7 @@ const DOORS: [raw::CommandCallback; COMMANDS.len()] = [
     enter::<21>,
     enter::<22>,
     enter::<23>,
+    enter::<24>,
 ];
 
 fn register_commands(ctx: *mut RedisModuleCtx) -> Result<(), String> {
@@ -307,16 +308,38 @@ extern "C" fn fork(
     });
 }
 
-/// All keys of a database went, or came from another one.
-extern "C" fn dropped(
+/// All keys of a database went.
+extern "C" fn flushed(
     _ctx: *mut RedisModuleCtx,
     _event: raw::Event,
     _subevent: u64,
-    _data: *mut std::ffi::c_void,
+    data: *mut std::ffi::c_void,
 ) {
     guard(|| {
-        if let Some(module) = MODULE.get() {
+        if let Some(module) = MODULE.get()
+            && raw::flushes_first_database(data)
+        {
             module.registrations.data_dropped();
+        }
+    });
+}
+
+/// All keys of a database came from another one.
+extern "C" fn swapped(
+    _ctx: *mut RedisModuleCtx,
+    _event: raw::Event,
+    _subevent: u64,
+    data: *mut std::ffi::c_void,
+) {
+    guard(|| {
+        if let Some(module) = MODULE.get()
+            && raw::swaps_first_database(data)
+        {
+            module.registrations.data_dropped();
+            // Not in the event: functions may run.
+            module.run(Box::new(|| {
+                module.lock.with(|_| module.registrations.data_came());
+            }));
         }
     });
 }

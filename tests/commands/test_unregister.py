@@ -118,6 +118,27 @@ def test_on_unregistered(env):
     assert env.client.get("gone") == "1"
 
 
+def test_on_unregistered_that_unregisters_itself(env):
+    """It is leaving already: the second time it is not there."""
+    env.register(
+        """
+        me = []
+        def gone():
+            try:
+                execute('rg.unregister', me[0])
+            except Exception as error:
+                execute('rpush', 'log', str(error))
+        gb = GB('CommandReader').map(lambda r: me.append(r[1]))
+        gb.register(trigger='t', mode='sync', onUnregistered=gone)
+        """
+    )
+    identifier = env.identifier()
+    env.trigger("t", identifier)
+    env.unregister(identifier)
+    assert env.log_list() == ["execution is not registered"]
+    assert env.registrations() == []
+
+
 def test_on_unregistered_by_an_upgrade(env):
     script = "GB().register('k*', onUnregistered=lambda: execute('rpush', 'log', '{}'))"
     env.register(script.format("first"), "ID", "s")

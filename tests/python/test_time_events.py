@@ -113,3 +113,11 @@ def test_commands_on_its_key(env):
     env.client.rename("timer", "other")
     env.client.flushall()
     assert env.client.dbsize() == 0
+
+
+def test_restore_makes_none(env):
+    """It would run code for whoever may restore keys."""
+    timer(env)
+    dumped = env.binary.dump("timer")
+    assert "Bad data format" in env.error("RESTORE", "copy", 0, dumped)
+    assert not env.client.exists("copy")

@@ -12,8 +12,8 @@ NO_WAITING = (
 )
 NEXT = "lambda r: call_next(*r[1:])"
 
-# The server checks the right to this one before the module is asked.
-CARRIER = "+rg.innerhook"
+# The server checks the right to these before the module is asked.
+CARRIERS = "+rg.innerhook", "+rg.innerhookwrite"
 
 
 def trigger(env, body="", mode="sync", more="", name="t"):
@@ -587,7 +587,7 @@ def test_the_client_needs_the_right_to_the_command(env, mode):
     """The right to the carrier alone is worth nothing: that to the command and key counts."""
     function = "lambda r: (execute('incr', 'n'), call_next(*r[1:]))[1]"
     hook(env, function, "set", mode)
-    env.call("ACL", "SETUSER", "bob", "reset", "on", "nopass", "~k*", "+set", CARRIER)
+    env.call("ACL", "SETUSER", "bob", "reset", "on", "nopass", "~k*", "+set", *CARRIERS)
     env.call("ACL", "SETUSER", "eve", "reset", "on", "nopass", "~*", "+@all", "-set")
     with env.server.wire() as bob, env.server.wire() as eve:
         assert bob.call("AUTH", "bob", "x") == "OK"

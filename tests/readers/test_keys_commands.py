@@ -8,8 +8,8 @@ from wire import Error, Simple
 MODES = ["sync", "async_local", "async"]
 DETACHED = "Can not get command ctx"
 
-# The server checks the right to this one before the module is asked.
-CARRIER = "+rg.innerhook"
+# The server checks the right to these before the module is asked.
+CARRIERS = "+rg.innerhook", "+rg.innerhookwrite"
 
 
 def override(env, value="'instead'", mode="sync", commands="['get']", more="", prefix="*"):
@@ -333,7 +333,7 @@ def test_the_client_needs_the_right_to_the_command(env, mode):
         GB().foreach(lambda r: execute('incr', 'n')).register('*', commands=['set'], mode='{mode}')
         """
     )
-    env.call("ACL", "SETUSER", "bob", "reset", "on", "nopass", "~k*", "+get", "+set", CARRIER)
+    env.call("ACL", "SETUSER", "bob", "reset", "on", "nopass", "~k*", "+get", "+set", *CARRIERS)
     env.call("ACL", "SETUSER", "eve", "reset", "on", "nopass", "~*", "+@all", "-set")
     with env.server.wire() as bob, env.server.wire() as eve:
         assert bob.call("AUTH", "bob", "x") == "OK"

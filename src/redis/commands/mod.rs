@@ -41,6 +41,8 @@ const RUNS: (&str, &str) = ("write deny-oom", "write slow");
 /// Carries commands that have hooks: it checks for itself what the server checks for those, the
 /// rights of the client included. So nearly everybody may have it.
 const CARRIES: (&str, &str) = ("readonly getkeys-api", "read fast");
+/// The same for commands that write.
+const CARRIES_WRITES: (&str, &str) = ("write getkeys-api", "write fast");
 /// Comes from the master or the AOF only.
 const REPLAYED: (&str, &str) = ("admin write", "admin dangerous slow");
 /// Looks at scripts, which may hold secrets.
@@ -114,7 +116,7 @@ const fn option(name: &'static std::ffi::CStr, token: &'static std::ffi::CStr) -
 }
 
 /// All commands.
-pub(super) const COMMANDS: [Command; 24] = [
+pub(super) const COMMANDS: [Command; 25] = [
     command(
         "rg.pyexecute",
         LOADS_CODE,
@@ -319,6 +321,14 @@ pub(super) const COMMANDS: [Command; 24] = [
         "rg.innerhook",
         CARRIES,
         "Internal: carries a command that has a hook.",
+        "Depends on the function",
+        &[],
+        registrations::inner_hook,
+    ),
+    command(
+        "rg.innerhookwrite",
+        CARRIES_WRITES,
+        "Internal: carries a command that has a hook and writes.",
         "Depends on the function",
         &[],
         registrations::inner_hook,

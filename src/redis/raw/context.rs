@@ -178,7 +178,7 @@ impl<'a> Ctx<'a> {
     /// Who sent the command, for commands that are run in its place.
     pub(in crate::redis) fn client(self) -> Client {
         Client {
-            user: self.user(),
+            user: (!self.is_replayed()).then(|| self.user()),
             // SAFETY: the context is valid.
             db: unsafe { call!(RedisModule_GetSelectedDb, self.raw) },
             resp3: self.flags() & api::REDISMODULE_CTX_FLAGS_RESP3 != 0,
@@ -214,7 +214,8 @@ impl<'a> Ctx<'a> {
         }
     }
 
-    /// The name of the user that sent the command.
+    /// The name of the user that sent the command, which a client did: what comes from the master has
+    /// no user.
     pub(in crate::redis) fn user(self) -> String {
         // SAFETY: the context is valid; the string is ours and freed.
         unsafe {

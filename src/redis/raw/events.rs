@@ -23,6 +23,14 @@ static ON_EVENT: OnceLock<OnEvent> = OnceLock::new();
 #[derive(Clone, Copy)]
 pub(in crate::redis) struct EventCtx(*mut RedisModuleCtx);
 
+impl EventCtx {
+    /// The database that the key is in.
+    pub(in crate::redis) fn database(self) -> c_int {
+        // SAFETY: valid while the event's callback runs.
+        unsafe { call!(RedisModule_GetSelectedDb, self.0) }
+    }
+}
+
 /// Has the server call us for every event of a key. The server lock is held.
 pub(in crate::redis) fn subscribe_to_keys(server: Server, callback: OnEvent) -> bool {
     /// # Safety
@@ -99,6 +107,12 @@ extern "C" fn scheduled(_ctx: *mut RedisModuleCtx, _data: *mut c_void) {
     run_jobs();
 }
 
+/// Whether jobs wait. The server lock is held.
+#[inline]
+pub(in crate::redis) fn has_waiting_jobs() -> bool {
+    waiting_jobs() > 0
+}
+
 /// How many jobs wait. The server lock is held.
 #[inline]
 pub(super) fn waiting_jobs() -> usize {
@@ -162,7 +176,8 @@ unsafe impl Send for Carrier {}
 // SAFETY: as above.
 unsafe impl Sync for Carrier {}
 
-static CARRIER: OnceLock<Carrier> = OnceLock::new();
+/// Of commands that read, and of those that write.
+static CARRIERS: [OnceLock<Carrier>; 2] = [OnceLock::new(), OnceLock::new()];
 
 /// Has the server call us with every command, or no more. The server lock is held.
 pub(in crate::redis) fn filter_commands(server: Server, callback: Option<OnCommand>) {
@@ -208,9 +223,11 @@ impl Filtered {
         }
     }
 
-    /// Has `carrier` run instead, with this command as its arguments.
-    pub(in crate::redis) fn carry(&self, carrier: &str) {
-        let first = CARRIER.get_or_init(|| Carrier(string(carrier.as_bytes())));
+    /// Has a carrier run instead, with this command as its arguments: the one of `names` that reads, or
+    /// the one that writes.
+    pub(in crate::redis) fn carry(&self, names: [&str; 2], writes: bool) {
+        let at = usize::from(writes);
+        let first = CARRIERS[at].get_or_init(|| Carrier(string(names[at].as_bytes())));
         // SAFETY: as `len`; the server takes the reference that is made for it.
         unsafe {
             call!(RedisModule_RetainString, ptr::null_mut(), first.0);
@@ -221,5 +238,7 @@ impl Filtered {
 
 /// Whether this is the first word of a command that [`Filtered::carry`] rewrote.
 pub(super) fn is_carrier(word: *mut RedisModuleString) -> bool {
-    CARRIER.get().is_some_and(|carrier| carrier.0 == word)
+    CARRIERS
+        .iter()
+        .any(|carrier| carrier.get().is_some_and(|carrier| carrier.0 == word))
 }

@@ -31,18 +31,21 @@ pub(super) use api::{RedisModuleCtx, RedisModuleInfoCtx, RedisModuleString};
 pub(super) use context::{Args, BlockedClient, Ctx};
 pub(super) use data_type::{Aux, Loaded, TimerKeys, Writer, create_type};
 pub(super) use events::{
-    EventCtx, Filtered, after_event, filter_commands, goes_past_hooks, has_jobs, past_hooks,
-    run_jobs, subscribe_to_keys,
+    EventCtx, Filtered, after_event, filter_commands, goes_past_hooks, has_jobs, has_waiting_jobs,
+    past_hooks, run_jobs, subscribe_to_keys,
 };
 pub(super) use keys::{
     EntryId, Key, Scan, Visitor, is_opening, key_type, last_entry, with_key, with_stream,
 };
 pub(super) use register::{
     AFTER_SLEEP, Argument, BEFORE_SLEEP, CommandCallback, Event, FORKED, Info, LOAD_FAILED, LOADED,
-    NOW_REPLICA, create_command, register_info, subscribe_to_event_loop, subscribe_to_flush,
-    subscribe_to_fork, subscribe_to_loading, subscribe_to_role, subscribe_to_swap,
+    NOW_REPLICA, create_command, flushes_first_database, register_info, subscribe_to_event_loop,
+    subscribe_to_flush, subscribe_to_fork, subscribe_to_loading, subscribe_to_role,
+    subscribe_to_swap, swaps_first_database,
 };
-pub(super) use server::{CallReply, Client, NO_WRITES_NOW, Server, User, is_replica, set_replica};
+pub(super) use server::{
+    CallReply, Client, NO_WRITES_NOW, Server, User, is_replica, may_replicate, set_replica,
+};
 
 /// Called by the server when it loads the module.
 #[unsafe(no_mangle)]

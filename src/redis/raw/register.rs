@@ -247,6 +247,21 @@ pub(in crate::redis) fn subscribe_to_swap(
     subscribe(ctx, api::REDISMODULE_EVENT_SWAPDB, callback)
 }
 
+/// Whether a flush event is about the database that functions work on.
+pub(in crate::redis) fn flushes_first_database(data: *mut c_void) -> bool {
+    // SAFETY: with this event the server hands over such a structure, or nothing.
+    let info = unsafe { data.cast::<api::RedisModuleFlushInfo>().as_ref() };
+    // -1 is all of them.
+    info.is_none_or(|info| info.dbnum <= 0)
+}
+
+/// The same of a swap event.
+pub(in crate::redis) fn swaps_first_database(data: *mut c_void) -> bool {
+    // SAFETY: as above.
+    let info = unsafe { data.cast::<api::RedisModuleSwapDbInfo>().as_ref() };
+    info.is_none_or(|info| info.dbnum_first == 0 || info.dbnum_second == 0)
+}
+
 /// The role event: it follows now.
 pub(in crate::redis) const NOW_REPLICA: u64 = api::REDISMODULE_EVENT_REPLROLECHANGED_NOW_REPLICA;
 

@@ -103,7 +103,7 @@ impl Server {
     }
 
     /// Whether a Lua script runs just now.
-    fn runs_script(self) -> bool {
+    pub(in crate::redis) fn runs_script(self) -> bool {
         // SAFETY: the context is valid; this flag is of the server, not of its client.
         let flags = unsafe { call!(RedisModule_GetContextFlags, self.raw()) };
         flags.cast_unsigned() & api::REDISMODULE_CTX_FLAGS_LUA != 0
@@ -131,8 +131,12 @@ impl Server {
         client: &Client,
         command: &engine::Command,
     ) -> Result<CallReply, String> {
-        let user = self.user(&client.user)?;
-        let format = match (user.bind(), client.resp3) {
+        let user = match &client.user {
+            Some(name) => Some(self.user(name)?),
+            None => None,
+        };
+        let bound = user.as_ref().is_some_and(User::bind);
+        let format = match (bound, client.resp3) {
             (true, false) => c"!Cv",
             (true, true) => c"!C3v",
             (false, false) => c"!v",
@@ -192,6 +196,10 @@ impl Server {
                 "ERR {name} can not be run inside of another script"
             ));
         }
+        let may_replicate = may_replicate(name.to_bytes()) || SCRIPTS.iter().any(|one| is(one));
+        if may_replicate && self.is_paused() {
+            return Err(NO_WRITES_NOW.into());
+        }
         let jobs = waiting_jobs();
         // SAFETY: the lock is held (see above); strings are freed, and the reply by its owner.
         let (reply, errno) = unsafe {
@@ -236,6 +244,16 @@ const SCRIPTS: [&[u8]; 6] = [
     b"FCALL_RO",
 ];
 
+/// Commands that reach replicas although they do not count as writing, which the server does not tell of
+/// them; scripts may too. The server ends when they are run while clients are paused.
+const MAY_REPLICATE: [&[u8]; 3] = [b"PUBLISH", b"SPUBLISH", b"PFCOUNT"];
+
+/// Whether a command reaches replicas although it does not count as writing.
+pub(in crate::redis) fn may_replicate(name: &[u8]) -> bool {
+    let is = |other: &&[u8]| name.eq_ignore_ascii_case(other);
+    MAY_REPLICATE.iter().any(is)
+}
+
 /// Why nothing is written while clients are paused, which would end the server.
 pub(in crate::redis) const NO_WRITES_NOW: &str = "ERR the server takes no writes now: clients are \
                                                   paused, or a failover or shutdown is under way";
@@ -243,8 +261,8 @@ pub(in crate::redis) const NO_WRITES_NOW: &str = "ERR the server takes no writes
 /// Whom a command is run for.
 #[derive(Debug, Clone)]
 pub(in crate::redis) struct Client {
-    /// With whose rights.
-    pub(in crate::redis) user: String,
+    /// With whose rights; with all where there is no user, as for what comes from the master.
+    pub(in crate::redis) user: Option<String>,
     /// In which database.
     pub(in crate::redis) db: c_int,
     /// In which protocol it wants the reply.

@@ -1,7 +1,9 @@
 //! Hooks: functions that run in place of a command of the server, or react to what it does.
 //!
-//! The command filter rewrites a command that has a hook to `RG.INNERHOOK command ...`. Its keys stay
-//! declared, and the client needs the right to run the command itself as well.
+//! The command filter rewrites a command that has a hook to `RG.INNERHOOK command ...`, or
+//! `RG.INNERHOOKWRITE command ...` if it writes: so the server makes it wait while clients are paused,
+//! or refuses it, as it would the command itself. Its keys stay declared, and the client needs the right
+//! to run the command itself as well.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -20,6 +22,8 @@ pub(super) struct CommandSpec {
     last: i64,
     step: i64,
     writes: bool,
+    /// Replicas get it although it does not write, such as PUBLISH.
+    may_replicate: bool,
     deny_oom: bool,
     no_script: bool,
     movable: bool,
@@ -54,6 +58,7 @@ impl CommandSpec {
             last: number(4),
             step: number(5),
             writes: has(b"write"),
+            may_replicate: raw::may_replicate(name.as_bytes()),
             deny_oom: has(b"denyoom"),
             no_script: has(b"noscript"),
             movable: has(b"movablekeys"),
@@ -211,8 +216,8 @@ impl Hooked {
     }
 }
 
-/// The command that carries a hooked one.
-pub(super) const CARRIER: &str = "RG.INNERHOOK";
+/// The commands that carry hooked ones: those that read, and those that write.
+const CARRIERS: [&str; 2] = ["RG.INNERHOOK", "RG.INNERHOOKWRITE"];
 
 /// A reply of one result, for the function before in the chain.
 fn as_reply(results: &Results) -> Result<Reply, String> {
@@ -261,7 +266,7 @@ impl Caller for HookCall {
             let Some((hook, rest)) = self.rest.split_first() else {
                 // A function is given what it knows: replies of RESP2.
                 let client = Client {
-                    user: user.to_owned(),
+                    user: Some(user.to_owned()),
                     resp3: false,
                     ..self.client.clone()
                 };
@@ -387,8 +392,11 @@ impl Registrations {
         if raw::goes_past_hooks() {
             return;
         }
-        // Functions that wait for the end of the command before this one.
-        raw::run_jobs();
+        // Functions that wait for the end of the command before this one. In a script they wait for its
+        // end.
+        if raw::has_waiting_jobs() && !self.server.runs_script() {
+            raw::run_jobs();
+        }
         if !self.has_hooks() || self.is_loading() {
             return;
         }
@@ -400,18 +408,19 @@ impl Registrations {
         lower.copy_from_slice(name);
         lower.make_ascii_lowercase();
         let state = self.state();
-        let concerned = state.hooked.get(&*lower).is_some_and(|hooked| {
-            // What writes comes from the master here, or is refused.
-            let replicated = hooked.spec.writes && raw::is_replica();
-            !replicated && hooked.concerns(filtered)
-        });
-        drop(state);
-        if concerned {
-            filtered.carry(CARRIER);
+        let Some(hooked) = state.hooked.get(&*lower) else {
+            return;
+        };
+        let (spec, replica) = (&hooked.spec, raw::is_replica());
+        // What writes comes from the master there, or is refused.
+        let passes = spec.writes && replica;
+        if !passes && hooked.concerns(filtered) {
+            let writes = spec.writes || spec.may_replicate && !replica;
+            filtered.carry(CARRIERS, writes);
         }
     }
 
-    /// `RG.INNERHOOK command ...`: a command that has a hook.
+    /// `RG.INNERHOOK command ...` and `RG.INNERHOOKWRITE command ...`: a command that has a hook.
     pub(in crate::redis) fn hooked(&'static self, ctx: Ctx<'_>, args: &Args<'_>) {
         let words = args.rest();
         let Some((name, arguments)) = words.split_first() else {
@@ -428,7 +437,7 @@ impl Registrations {
         }
         if !args.is_carried() {
             return ctx
-                .error(b"ERR RG.INNERHOOK is internal: it carries commands that have a hook");
+                .error(b"ERR this command is internal: it carries commands that have a hook");
         }
         if ctx.is_replayed() {
             // What the master did is not done again by a function here.
@@ -492,10 +501,8 @@ impl Registrations {
                 "NOPERM this user has no permissions to run the '{name}' command with these keys"
             ));
         }
-        if spec.writes && raw::is_replica() {
-            return Some("READONLY You can't write against a read only replica.".into());
-        }
-        if spec.writes && self.server.is_paused() {
+        // The server has looked already, but for what a replica may do.
+        if spec.may_replicate && self.server.is_paused() {
             return Some(raw::NO_WRITES_NOW.into());
         }
         if spec.deny_oom && ctx.is_out_of_memory() {

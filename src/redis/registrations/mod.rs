@@ -14,7 +14,7 @@ mod streams;
 mod table;
 mod timers;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -94,6 +94,8 @@ struct State {
     streams: Vec<Arc<Consumer>>,
     /// The command that runs and that KeysReader functions react to.
     call: Option<Arc<KeysCall>>,
+    /// Those that are being removed: onUnregistered runs.
+    leaving: HashSet<Id>,
     /// Calls of onRegistered that wait for the end of loading.
     after_load: Vec<Arc<Function>>,
 }
@@ -297,11 +299,23 @@ impl Registrations {
         }
     }
 
-    /// Keys went without an event for each. The server lock is held.
+    /// The keys of database 0 went, or others came, without an event for each. The server lock is
+    /// held.
     pub(super) fn data_dropped(&self) {
         let consumers = self.state().streams.clone();
         for consumer in consumers {
             consumer.forget_streams();
+        }
+    }
+
+    /// Looks for streams that came without an event for each. The server lock is held.
+    pub(super) fn data_came(&self) {
+        if self.is_loading() || raw::is_replica() {
+            return;
+        }
+        let consumers = self.state().streams.clone();
+        for consumer in consumers {
+            consumer.look_again();
         }
     }
 

@@ -446,16 +446,18 @@ impl Registrations {
 
     /// Takes a registration out. The server lock is held.
     pub(super) fn remove(&self, id: Id, abort_pending: bool) -> bool {
-        let found = {
-            let state = self.state();
-            let entry = state
-                .order_of
-                .get(&id)
-                .and_then(|order| state.entries.get(order));
-            entry.map(|entry| (entry.function.clone(), entry.fires.clone()))
-        };
-        let Some((function, fires)) = found else {
-            return false;
+        let (function, fires) = {
+            let mut state = self.state();
+            let order = state.order_of.get(&id);
+            let Some(entry) = order.and_then(|order| state.entries.get(order)) else {
+                return false;
+            };
+            let found = (entry.function.clone(), entry.fires.clone());
+            // Its own onUnregistered can not remove it once more.
+            if !state.leaving.insert(id) {
+                return false;
+            }
+            found
         };
         // A data set that is loaded brings its own registrations: those before it just go.
         if !self.is_loading() {
@@ -464,6 +466,7 @@ impl Registrations {
         }
         let gone = {
             let mut state = self.state();
+            state.leaving.remove(&id);
             state.after_load.retain(|other| other.id != id);
             let order = state.order_of.remove(&id);
             let entry = order.and_then(|order| state.entries.remove(&order));
@@ -535,6 +538,9 @@ impl Registrar<Cpython> for &'static Registrations {
                 return Err(
                     "READONLY a replica takes registrations from its master only".to_owned(),
                 );
+            }
+            if server.is_paused() {
+                return Err(raw::NO_WRITES_NOW.to_owned());
             }
             self.verify_held(&change)?;
             let bundle = self.apply_held(change);

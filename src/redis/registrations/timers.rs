@@ -105,6 +105,9 @@ impl Queue {
     }
 }
 
+/// The number of time events that can not run; no other one has it.
+const BROKEN: u64 = 0;
+
 /// Time events by number.
 #[derive(Default)]
 pub(super) struct TimeEvents {
@@ -160,27 +163,31 @@ impl Registrations {
             self.arm(number);
             return Ok(true);
         };
-        self.lock.with(|server| {
+        let held = self.lock.with(|server| {
             if raw::is_replica() {
-                self.time_events.remove(number);
                 return Err("READONLY You can't write against a read only replica.".into());
             }
+            if server.is_paused() {
+                return Err(raw::NO_WRITES_NOW.into());
+            }
             if !server.user(&user)?.may_change(&key) {
-                self.time_events.remove(number);
                 let key = String::from_utf8_lossy(&key);
                 return Err(format!(
                     "NOPERM the user '{user}' may not write the key '{key}'"
                 ));
             }
             let saved = self.saved_time_event(number);
-            if !server.hold_timer(&key, number, saved.clone()) {
-                self.time_events.remove(number);
-                return Ok(false);
+            let held = server.hold_timer(&key, number, saved.clone());
+            if held {
+                server.replicate(TIME_EVENT, &[&key, &saved]);
+                self.arm(number);
             }
-            server.replicate(TIME_EVENT, &[&key, &saved]);
-            self.arm(number);
-            Ok(true)
-        })
+            Ok(held)
+        });
+        if held != Ok(true) {
+            self.time_events.remove(number);
+        }
+        held
     }
 
     fn arm(&'static self, number: u64) {
@@ -228,9 +235,23 @@ impl Registrations {
         })
     }
 
-    /// Makes a time event of what was saved; its number.
+    /// Makes a time event of what was saved; its number. One that can not run here, since it is of
+    /// another Python or a package is missing, keeps its key and what was saved.
     pub(super) fn load_time_event(&'static self, blob: &[u8]) -> Result<u64, String> {
         let wire: TimeEventWire = unseal(blob).map_err(|damage| damage.to_string())?;
+        let id = wire.session.id.clone();
+        let opened = self.open_time_event(wire);
+        Ok(opened.unwrap_or_else(|error| {
+            let message = format!(
+                "a time event of session {id} can not run: {error}. Delete its key and send its \
+                 script again"
+            );
+            self.log(LogLevel::Warning, &message);
+            BROKEN
+        }))
+    }
+
+    fn open_time_event(&'static self, wire: TimeEventWire) -> Result<u64, String> {
         let session = self.session_of(&wire.session)?;
         let callback = python::receive_function(&wire.callback, &session, &wire.session.language)?;
         let number = self.time_events.insert(TimeEvent {

@@ -19,9 +19,7 @@ impl Consumer {
         }
         let nothing = || Ok(self.chunk());
         let known = {
-            let state = self.state();
-            let stream = state.streams.get(key).filter(|s| s.life == batch.life);
-            match stream {
+            match self.state().stream_of(batch) {
                 Some(stream) => stream.position,
                 // Forgotten meanwhile: nothing to read.
                 None => return nothing(),
@@ -34,7 +32,7 @@ impl Consumer {
             };
             let position = group.position;
             let mut state = self.state();
-            if let Some(stream) = state.streams.get_mut(key) {
+            if let Some(stream) = state.stream_of(batch) {
                 stream.position = Some(position);
                 if batch.pending {
                     // Those that came since it was found were counted; more are a backlog.
@@ -46,7 +44,7 @@ impl Consumer {
             drop(state);
             if batch.pending {
                 // What is pending in a shared group may be somebody else's, who is at it.
-                let own = !shared || self.has_backlog(key);
+                let own = !shared || self.has_backlog(batch);
                 return if group.pending > 0 && own {
                     self.read_group(server, batch, b"0")
                 } else {
@@ -61,8 +59,8 @@ impl Consumer {
         Ok(self.read_new(server, batch, known.unwrap_or_default()))
     }
 
-    fn has_backlog(&self, key: &[u8]) -> bool {
-        self.state().streams.get(key).is_some_and(|s| s.backlog)
+    fn has_backlog(&self, batch: &Batch) -> bool {
+        self.state().stream_of(batch).is_some_and(|s| s.backlog)
     }
 
     fn chunk(&self) -> Chunk {
@@ -202,11 +200,14 @@ impl Consumer {
         if let Err(error) = written {
             // The stream went, or its group did: there is nothing to remember.
             self.complain("can not acknowledge entries", batch, &error);
-            self.state().streams.remove(key);
+            let mut state = self.state();
+            if state.stream_of(batch).is_some() {
+                state.streams.remove(key);
+            }
             return;
         }
         let mut state = self.state();
-        let Some(stream) = state.streams.get_mut(key).filter(|s| s.life == batch.life) else {
+        let Some(stream) = state.stream_of(batch) else {
             return;
         };
         match content {
@@ -222,7 +223,7 @@ impl Consumer {
     /// Removes what all functions on the stream have processed.
     pub(super) fn trim(&self, server: Server, batch: &Batch, content: Option<&Content>) {
         let key = &batch.key;
-        if let Some(stream) = self.state().streams.get_mut(key) {
+        if let Some(stream) = self.state().stream_of(batch) {
             stream.untrimmed = 0;
         }
         let others = self.registrations.other_groups(key, self.group());

@@ -84,12 +84,36 @@ struct Stream {
 struct State {
     status: Status,
     streams: HashMap<Vec<u8>, Stream>,
+    /// Batches under way, by their stream. They stay here when the stream is forgotten.
+    running: HashMap<Vec<u8>, Vec<Arc<Batch>>>,
     lives: u64,
     /// Changes when all streams are forgotten.
     epoch: u64,
     /// Whether it looked for its streams.
     started: bool,
     closed: bool,
+}
+
+impl State {
+    /// The stream that a batch is of, unless it was forgotten meanwhile.
+    fn stream_of(&mut self, batch: &Batch) -> Option<&mut Stream> {
+        let stream = self.streams.get_mut(&batch.key);
+        stream.filter(|stream| stream.life == batch.life)
+    }
+
+    fn begins(&mut self, batch: &Arc<Batch>) {
+        let running = self.running.entry(batch.key.clone()).or_default();
+        running.push(batch.clone());
+    }
+
+    fn ends(&mut self, batch: &Batch) {
+        if let Some(running) = self.running.get_mut(&batch.key) {
+            running.retain(|other| !std::ptr::eq(&**other, batch));
+            if running.is_empty() {
+                self.running.remove(&batch.key);
+            }
+        }
+    }
 }
 
 /// A registration of a StreamReader, with its streams.
@@ -126,9 +150,15 @@ struct Batch {
     pending: bool,
     since: Option<Instant>,
     content: Mutex<Option<Content>>,
+    /// The stream is another one now: nothing of this batch is acknowledged. Under the server lock.
+    void: AtomicBool,
 }
 
 impl Batch {
+    fn is_void(&self) -> bool {
+        self.void.load(Ordering::Relaxed)
+    }
+
     fn content(&self) -> MutexGuard<'_, Option<Content>> {
         self.content.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -176,6 +206,7 @@ impl Consumer {
             state: Mutex::new(State {
                 status: Status::Ok,
                 streams: HashMap::new(),
+                running: HashMap::new(),
                 lives: 0,
                 epoch: 0,
                 started: false,
@@ -242,8 +273,11 @@ impl Consumer {
         self.state().started = false;
     }
 
-    /// Its streams are gone, without an event for each.
+    /// Its streams are gone or others, without an event for each.
     pub(super) fn forget_streams(&self) {
+        for batch in self.state().running.values().flatten() {
+            batch.void.store(true, Ordering::Relaxed);
+        }
         self.forget(None);
     }
 
@@ -266,6 +300,22 @@ impl Consumer {
             state.started = true;
             state.epoch
         };
+        self.look(epoch);
+    }
+
+    /// Looks for streams that came without an event for each.
+    pub(super) fn look_again(&self) {
+        let epoch = {
+            let state = self.state();
+            if !state.started || state.closed || state.status != Status::Ok {
+                return;
+            }
+            state.epoch
+        };
+        self.look(epoch);
+    }
+
+    fn look(&self, epoch: u64) {
         if let Names::Exact(key) = &self.names {
             if raw::key_type(self.registrations.server, key) == KeyType::Stream {
                 self.found(key, epoch);
@@ -284,7 +334,7 @@ impl Consumer {
         let mut scan = Some(Scan::new());
         while let Some(mut walk) = scan.take() {
             let this = self.clone();
-            scan = lock.slice(move |server, until| {
+            let (rest, keys) = lock.slice(move |server, until| {
                 let mut found = Found {
                     names: &this.names,
                     keys: Vec::new(),
@@ -293,11 +343,13 @@ impl Consumer {
                 while more && found.keys.is_empty() && Instant::now() < until {
                     more = walk.step(server, &mut found);
                 }
-                for key in &found.keys {
-                    this.found(key, epoch);
-                }
-                more.then_some(walk)
+                (more.then_some(walk), found.keys)
             });
+            scan = rest;
+            // A function that runs at once may write, which waits while clients are paused.
+            for key in keys {
+                lock.with(|_| self.found(&key, epoch));
+            }
         }
     }
 
@@ -407,8 +459,10 @@ impl Consumer {
                 pending: std::mem::take(&mut stream.pending_first),
                 since: stream.since,
                 content: Mutex::default(),
+                void: AtomicBool::new(false),
             })
         };
+        self.state().begins(&batch);
         self.function.statistics.trigger();
         if self.function.mode == Mode::Sync {
             let job = move || this.run_here(batch);
@@ -472,6 +526,7 @@ impl Consumer {
 
     /// An execution over a batch has ended: what comes next.
     fn done(&self, batch: &Batch, errors: &[String], aborted: bool) -> Next {
+        self.state().ends(batch);
         if let Some(since) = batch.since {
             self.function.statistics.lag(since.elapsed());
         }
@@ -492,16 +547,22 @@ impl Consumer {
         if let Some(error) = errors.first() {
             let pauses = error.starts_with("PAUSE") || status == Status::Paused;
             if pauses || self.trigger.on_failed != OnFailed::Continue {
-                self.leave_pending(server, batch, content.as_ref());
-                let left = self.state().streams.get(&batch.key).map(|s| s.untrimmed);
-                if self.trigger.trim && left > Some(0) {
-                    self.trim(server, batch, None);
+                if !batch.is_void() {
+                    self.leave_pending(server, batch, content.as_ref());
+                    let left = self.state().stream_of(batch).map(|s| s.untrimmed);
+                    if self.trigger.trim && left > Some(0) {
+                        self.trim(server, batch, None);
+                    }
                 }
                 if !closed {
                     self.stop(status, pauses);
                 }
                 return Next::Nothing;
             }
+        }
+        if batch.is_void() {
+            // What is there now under this name is seen by itself.
+            return Next::Nothing;
         }
         self.acknowledge(server, batch, content.as_ref());
         let next = if closed || status != Status::Ok {
@@ -515,7 +576,7 @@ impl Consumer {
         };
         if self.trigger.trim {
             // To remove entries one by one is slow: many at once while there is more to do.
-            let left = self.state().streams.get(&batch.key).map(|s| s.untrimmed);
+            let left = self.state().stream_of(batch).map(|s| s.untrimmed);
             let due = left.is_none_or(|left| left >= TRIM_AT) && content.is_some();
             if due || next == Next::Nothing && (content.is_some() || left > Some(0)) {
                 self.trim(server, batch, content.as_ref());
@@ -526,10 +587,7 @@ impl Consumer {
 
     /// Nothing runs on the stream until the next entry.
     fn idle(&self, batch: &Batch, backlog: bool) {
-        let mut state = self.state();
-        if let Some(stream) = state.streams.get_mut(&batch.key)
-            && stream.life == batch.life
-        {
+        if let Some(stream) = self.state().stream_of(batch) {
             stream.busy = false;
             stream.backlog |= backlog;
             stream.pending_first |= batch.pending;
@@ -569,12 +627,9 @@ impl Consumer {
     /// What comes after a batch that is processed.
     fn next(&self, server: Server, batch: &Batch, content: Option<&Content>) -> Next {
         let mut state = self.state();
-        let Some(stream) = state.streams.get_mut(&batch.key) else {
+        let Some(stream) = state.stream_of(batch) else {
             return Next::Nothing;
         };
-        if stream.life != batch.life {
-            return Next::Nothing;
-        }
         stream.busy = false;
         if let Some(Content::New { count, .. }) = content {
             stream.waiting = stream.waiting.saturating_sub(*count);
@@ -614,8 +669,13 @@ impl Consumer {
 
     /// What an event says of a stream that is known: it may be another one now.
     fn changed(&self, key: &[u8]) {
-        if self.names.matches(key) {
-            self.state().streams.remove(key);
+        if !self.names.matches(key) {
+            return;
+        }
+        let mut state = self.state();
+        state.streams.remove(key);
+        for batch in state.running.get(key).into_iter().flatten() {
+            batch.void.store(true, Ordering::Relaxed);
         }
     }
 }
@@ -656,6 +716,9 @@ impl Registrations {
     /// Something happened to a key that may be a stream. The server lock is held.
     pub(super) fn on_stream_event(&self, ctx: EventCtx, event: &[u8], key: &[u8]) {
         let added = event.eq_ignore_ascii_case(b"xadd");
+        if ctx.database() != 0 {
+            return;
+        }
         if !added && (OWN.load(Ordering::Relaxed) || !CHANGES.contains(&event)) {
             return;
         }
