@@ -35,7 +35,7 @@ pub(super) use events::{
     past_hooks, run_jobs, subscribe_to_keys,
 };
 pub(super) use keys::{
-    EntryId, Key, Scan, Visitor, is_opening, key_type, last_entry, with_key, with_stream,
+    EntryId, Fields, Key, Scan, Visitor, is_opening, key_type, last_entry, with_key, with_stream,
 };
 pub(super) use register::{
     AFTER_SLEEP, Argument, BEFORE_SLEEP, CommandCallback, Event, FORKED, Info, LOAD_FAILED, LOADED,

@@ -1,22 +1,69 @@
 //! The consumer groups of streams: what is read, and what is remembered of it.
 
+use std::collections::VecDeque;
+
 use super::super::keys::Active;
-use super::{Batch, CONSUMER, Consumer, Content, OWN};
+use super::{Ahead, Batch, CONSUMER, Consumer, Content, OWN};
 use crate::engine::{Chunk, Command, Context, KeyType, LogLevel, Need, Reply};
 use crate::redis::raw;
-use crate::redis::raw::{EntryId, Server};
+use crate::redis::raw::{EntryId, Fields, Server};
+
+/// Entries that are read at once, at the most: a node of a stream has so many by default.
+const AHEAD: u64 = 100;
+/// And so many bytes of them.
+const AHEAD_BYTES: usize = 64 << 10;
+
+/// A batch while it is read.
+struct Part {
+    chunk: Chunk,
+    after: EntryId,
+    last: EntryId,
+    count: u64,
+}
+
+impl Part {
+    fn new(chunk: Chunk, after: EntryId) -> Self {
+        Self {
+            chunk,
+            after,
+            last: after,
+            count: 0,
+        }
+    }
+
+    fn add(&mut self, key: &[u8], id: EntryId, fields: &mut Fields<'_>) {
+        let chunk = &mut self.chunk;
+        if chunk.is_counted() {
+            chunk.count_on(1);
+        } else {
+            let text = id.to_string();
+            let mark = chunk.begin_entry(key, text.as_bytes(), fields.len());
+            fields.write(chunk);
+            chunk.end_record(mark);
+        }
+        self.last = id;
+        self.count += 1;
+    }
+
+    /// Whether there is `more` behind it.
+    fn end(self, more: bool) -> Ahead {
+        Ahead {
+            after: self.after,
+            chunk: self.chunk,
+            content: Content::New {
+                last: self.last,
+                count: self.count,
+                more,
+            },
+        }
+    }
+}
 
 impl Consumer {
     /// Reads the entries of a batch.
     pub(super) fn read(&self, server: Server, batch: &Batch) -> Result<Chunk, String> {
-        let user = Context::user(&*self.function.plan.context);
         let key = &batch.key;
-        if !server.user(user)?.may_change(key) {
-            let key = String::from_utf8_lossy(key);
-            return Err(format!(
-                "NOPERM the user '{user}' may not read and trim the stream '{key}'"
-            ));
-        }
+        self.check_rights(server, key)?;
         let nothing = || Ok(self.chunk());
         let known = {
             match self.state().stream_of(batch) {
@@ -56,6 +103,9 @@ impl Consumer {
             }
             return Ok(self.read_new(server, batch, position));
         }
+        if let Some(chunk) = self.take_ahead(batch) {
+            return Ok(chunk);
+        }
         Ok(self.read_new(server, batch, known.unwrap_or_default()))
     }
 
@@ -70,34 +120,72 @@ impl Consumer {
         }
     }
 
-    /// Entries after a position, by the stream itself.
+    /// Entries after a position, by the stream itself. Whole batches that come after them are kept
+    /// for later.
     fn read_new(&self, server: Server, batch: &Batch, position: EntryId) -> Chunk {
-        let mut chunk = self.chunk();
-        let (mut last, mut count, mut more) = (position, 0, false);
+        let size = self.trigger.batch;
+        let (mut whole, mut bytes) = (VecDeque::new(), 0);
+        let mut part = Part::new(self.chunk(), position);
         let key = &batch.key;
         raw::with_stream(server, key, |stream| {
             stream.entries(Some(position), &mut |id, fields| {
-                if count == self.trigger.batch {
-                    more = true;
-                    return false;
+                if part.count == size {
+                    bytes += part.chunk.size();
+                    let next = Part::new(self.chunk(), part.last);
+                    whole.push_back(std::mem::replace(&mut part, next).end(true));
+                    if whole.len() as u64 * size >= AHEAD || bytes >= AHEAD_BYTES {
+                        return false;
+                    }
                 }
-                if chunk.is_counted() {
-                    chunk.count_on(1);
-                } else {
-                    let id = id.to_string();
-                    let mark = chunk.begin_entry(key, id.as_bytes(), fields.len());
-                    fields.write(&mut chunk);
-                    chunk.end_record(mark);
-                }
-                last = id;
-                count += 1;
+                part.add(key, id, fields);
                 true
             });
         });
-        if count > 0 {
-            *batch.content() = Some(Content::New { last, count, more });
+        // What follows whole batches may have become one of its own when its turn comes.
+        if part.count == size || whole.is_empty() {
+            whole.push_back(part.end(false));
         }
-        chunk
+        let first = whole.pop_front();
+        if let Some(stream) = self.state().stream_of(batch) {
+            stream.ahead = whole;
+        }
+        match first {
+            Some(first) if !first.chunk.is_empty() => {
+                *batch.content() = Some(first.content);
+                first.chunk
+            }
+            _ => self.chunk(),
+        }
+    }
+
+    /// The next batch, if it was read already and its user may still have it.
+    pub(super) fn take_ahead(&self, batch: &Batch) -> Option<Chunk> {
+        let ahead = {
+            let mut state = self.state();
+            let stream = state.stream_of(batch).filter(|_| !batch.pending)?;
+            let position = stream.position;
+            let next = stream.ahead.pop_front()?;
+            if position != Some(next.after) {
+                stream.ahead.clear();
+                return None;
+            }
+            next
+        };
+        self.check_rights(self.registrations.server, &batch.key)
+            .ok()?;
+        *batch.content() = Some(ahead.content);
+        Some(ahead.chunk)
+    }
+
+    fn check_rights(&self, server: Server, key: &[u8]) -> Result<(), String> {
+        let user = Context::user(&*self.function.plan.context);
+        if server.user(user)?.may_change(key) {
+            return Ok(());
+        }
+        let key = String::from_utf8_lossy(key);
+        Err(format!(
+            "NOPERM the user '{user}' may not read and trim the stream '{key}'"
+        ))
     }
 
     /// Entries that the group delivers: pending ones from `0`, or new ones for `>`.
@@ -243,6 +331,7 @@ impl Consumer {
         }
         let Some(first) = done.next() else { return };
         let first = first.to_string();
+        let _own = Active::begin(&OWN);
         if let Err(error) = server.write(&[b"XTRIM", key, b"MINID", first.as_bytes()]) {
             self.complain("can not trim entries", batch, &error);
         }

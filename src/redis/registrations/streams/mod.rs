@@ -13,7 +13,7 @@
 
 mod groups;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -79,6 +79,17 @@ struct Stream {
     timed: bool,
     /// Processed entries that were not removed yet.
     untrimmed: u64,
+    /// Whole batches that follow the position, read together with one before: to find an entry in the
+    /// middle of a stream's node takes longer than to read on.
+    ahead: VecDeque<Ahead>,
+}
+
+/// A batch that was read before its turn.
+struct Ahead {
+    /// The position that it follows.
+    after: EntryId,
+    chunk: Chunk,
+    content: Content,
 }
 
 struct State {
@@ -382,6 +393,7 @@ impl Consumer {
             old,
             timed: false,
             untrimmed: 0,
+            ahead: VecDeque::new(),
         };
         state.streams.insert(key.to_vec(), stream);
     }
@@ -471,11 +483,14 @@ impl Consumer {
                 None => job(),
             };
         }
-        let reader = BatchReader {
-            batch: batch.clone(),
-            read: false,
+        let source = match self.take_ahead(&batch) {
+            Some(chunk) => Source::Records(chunk),
+            None => Source::Direct(Box::new(BatchReader {
+                batch: batch.clone(),
+                read: false,
+            })),
         };
-        let launch = Launch::of_registration(&self.function, Source::Direct(Box::new(reader)));
+        let launch = Launch::of_registration(&self.function, source);
         let execution = self.registrations.registry.create(launch);
         execution.when_done(Box::new(move |outcome| {
             this.registrations.lock.with(|_| {
@@ -589,6 +604,7 @@ impl Consumer {
     fn idle(&self, batch: &Batch, backlog: bool) {
         if let Some(stream) = self.state().stream_of(batch) {
             stream.busy = false;
+            stream.ahead.clear();
             stream.backlog |= backlog;
             stream.pending_first |= batch.pending;
         }
@@ -667,15 +683,45 @@ impl Consumer {
         Next::Nothing
     }
 
-    /// What an event says of a stream that is known: it may be another one now.
-    fn changed(&self, key: &[u8]) {
-        if !self.names.matches(key) {
-            return;
+    /// Entries of a stream went: what was read of it before its turn may be among them.
+    fn removed(&self, key: &[u8]) {
+        if let Some(stream) = self.state().streams.get_mut(key) {
+            stream.ahead.clear();
         }
+    }
+
+    /// A stream that is known may be another one now.
+    fn changed(&self, key: &[u8]) {
         let mut state = self.state();
         state.streams.remove(key);
         for batch in state.running.get(key).into_iter().flatten() {
             batch.void.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// What an event says of a stream.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Happened {
+    /// An entry came.
+    Added,
+    /// Entries went.
+    Removed,
+    /// It is not the stream any more that it was, or its groups are not.
+    Changed,
+}
+
+impl Happened {
+    fn of(event: &[u8]) -> Option<Self> {
+        if event.eq_ignore_ascii_case(b"xadd") {
+            return Some(Self::Added);
+        }
+        if OWN.load(Ordering::Relaxed) {
+            return None;
+        }
+        match event {
+            b"xdel" | b"xtrim" => Some(Self::Removed),
+            _ => CHANGES.contains(&event).then_some(Self::Changed),
         }
     }
 }
@@ -715,19 +761,22 @@ const CHANGES: [&[u8]; 14] = [
 impl Registrations {
     /// Something happened to a key that may be a stream. The server lock is held.
     pub(super) fn on_stream_event(&self, ctx: EventCtx, event: &[u8], key: &[u8]) {
-        let added = event.eq_ignore_ascii_case(b"xadd");
-        if ctx.database() != 0 {
+        let Some(happened) = Happened::of(event) else {
             return;
-        }
-        if !added && (OWN.load(Ordering::Relaxed) || !CHANGES.contains(&event)) {
+        };
+        if ctx.database() != 0 {
             return;
         }
         let consumers = self.state().streams.clone();
         for consumer in consumers {
-            if !added {
-                consumer.changed(key);
-            } else if consumer.names.matches(key) && !consumer.active.load(Ordering::Relaxed) {
-                consumer.added(ctx, key);
+            if !consumer.names.matches(key) {
+                continue;
+            }
+            match happened {
+                Happened::Added if consumer.active.load(Ordering::Relaxed) => {}
+                Happened::Added => consumer.added(ctx, key),
+                Happened::Removed => consumer.removed(key),
+                Happened::Changed => consumer.changed(key),
             }
         }
     }
