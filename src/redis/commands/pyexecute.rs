@@ -89,6 +89,10 @@ pub(super) fn pyexecute(module: &'static Module, ctx: Ctx<'_>, args: &Args<'_>) 
         let error = format!("ERR {option} is not available yet: it comes with a later version");
         return ctx.error(error.as_bytes());
     }
+    // Functions keep it, and it is written down.
+    let Ok(user) = String::from_utf8(ctx.user()) else {
+        return ctx.error(b"NOPERM a user whose name is not UTF-8 can not run functions");
+    };
     let id = options.id.unwrap_or_else(random_id);
     let (upgrade, replaces) = (options.upgrade, options.replaces);
     let refused = module
@@ -102,7 +106,7 @@ pub(super) fn pyexecute(module: &'static Module, ctx: Ctx<'_>, args: &Args<'_>) 
         replaces: replaces.or_else(|| upgrade.then(|| id.clone())),
         id,
         description: options.description,
-        user: ctx.user(),
+        user,
     };
     let client = ctx.block();
     let unblocking = options.unblocking;

@@ -194,8 +194,15 @@ impl<'a> Ctx<'a> {
     /// A key of the command is this word.
     pub(in crate::redis) fn key_at(self, at: usize) {
         let at = c_int::try_from(at).unwrap_or(c_int::MAX);
+        // No right to the key is asked for here: what runs the command looks at them.
+        let flags = api::REDISMODULE_CMD_KEY_RO as c_int;
         // SAFETY: as `asks_for_keys`, which said so.
-        unsafe { call!(RedisModule_KeyAtPos, self.raw, at) }
+        unsafe {
+            match api::RedisModule_KeyAtPosWithFlags {
+                Some(key_at) => key_at(self.raw, at, flags),
+                None => call!(RedisModule_KeyAtPos, self.raw, at),
+            }
+        }
     }
 
     /// Sends the command on to replicas and AOF as it is.
@@ -215,18 +222,18 @@ impl<'a> Ctx<'a> {
     }
 
     /// The name of the user that sent the command, which a client did: what comes from the master has
-    /// no user.
-    pub(in crate::redis) fn user(self) -> String {
+    /// no user. Any bytes.
+    pub(in crate::redis) fn user(self) -> Vec<u8> {
         // SAFETY: the context is valid; the string is ours and freed.
         unsafe {
             let Some(name) = api::RedisModule_GetCurrentUserName else {
-                return "default".into();
+                return b"default".to_vec();
             };
             let name = name(self.raw);
             if name.is_null() {
-                return "default".into();
+                return b"default".to_vec();
             }
-            let user = String::from_utf8_lossy(bytes(name)).into_owned();
+            let user = bytes(name).to_vec();
             call!(RedisModule_FreeString, ptr::null_mut(), name);
             user
         }

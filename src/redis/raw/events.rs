@@ -31,6 +31,14 @@ impl EventCtx {
     }
 }
 
+/// Whether an event is handled: the command that caused it is not done. Changed under the server lock.
+static IN_EVENT: AtomicBool = AtomicBool::new(false);
+
+/// Whether an event is handled. The server lock is held.
+pub(super) fn in_event() -> bool {
+    IN_EVENT.load(Ordering::Relaxed)
+}
+
 /// Has the server call us for every event of a key. The server lock is held.
 pub(in crate::redis) fn subscribe_to_keys(server: Server, callback: OnEvent) -> bool {
     /// # Safety
@@ -44,7 +52,9 @@ pub(in crate::redis) fn subscribe_to_keys(server: Server, callback: OnEvent) -> 
         if let Some(callback) = ON_EVENT.get() {
             // SAFETY: see above.
             let (event, key) = unsafe { (CStr::from_ptr(event).to_bytes(), bytes(key)) };
+            let before = IN_EVENT.swap(true, Ordering::Relaxed);
             guard(|| callback(EventCtx(ctx), event, key));
+            IN_EVENT.store(before, Ordering::Relaxed);
         }
         OK
     }

@@ -7,7 +7,8 @@ use std::ptr::{self, NonNull};
 
 use redis_module::raw as api;
 
-use super::server::User;
+use super::events::past_hooks;
+use super::server::{Database, User};
 use super::{OK, RedisModuleCtx, RedisModuleString, Server, bytes, string};
 use crate::engine::{Chunk, KeyType};
 
@@ -54,6 +55,7 @@ pub(in crate::redis) trait Visitor {
 }
 
 struct Visit<'a> {
+    server: Server,
     visitor: &'a mut dyn Visitor,
 }
 
@@ -78,6 +80,7 @@ impl Scan {
                 let visit = &mut *data.cast::<Visit<'_>>();
                 if let Some(raw) = NonNull::new(key) {
                     let key = Key {
+                        server: visit.server,
                         raw,
                         name,
                         scope: PhantomData,
@@ -86,7 +89,7 @@ impl Scan {
                 }
             }
         }
-        let mut visit_data = Visit { visitor };
+        let mut visit_data = Visit { server, visitor };
         // SAFETY: the lock is held; `visit_data` outlives the call.
         unsafe {
             let data = (&raw mut visit_data).cast();
@@ -101,8 +104,14 @@ impl Scan {
     }
 }
 
+/// Longer strings are never packed by any server: as an integer, or in one piece with their object.
+const LONGEST_PACKED: usize = 256;
+
+const NO_EXPIRE: i64 = api::REDISMODULE_NO_EXPIRE as i64;
+
 /// An open key.
 pub(in crate::redis) struct Key<'a> {
+    server: Server,
     raw: NonNull<api::RedisModuleKey>,
     name: *mut RedisModuleString,
     scope: PhantomData<&'a ()>,
@@ -111,14 +120,16 @@ pub(in crate::redis) struct Key<'a> {
 /// Called with an element of a hash or set, and its value if it has one.
 type EachElement<'a> = dyn FnMut(&[u8], Option<&[u8]>) + 'a;
 
-/// Opens a key by name, for `read`; it may not exist. `None` if `user` may not read it. The server
-/// lock is held.
+/// Opens a key of a database by name, for `read`; it may not exist. `None` if `user` may not read it.
+/// The server lock is held.
 pub(in crate::redis) fn with_key<R>(
     server: Server,
     user: &User,
+    database: c_int,
     name: &[u8],
     read: impl FnOnce(Option<&Key<'_>>) -> R,
 ) -> Option<R> {
+    let _database = Database::select(server, database);
     // SAFETY: the lock is held; the name is released after `read`.
     unsafe {
         let string = string(name);
@@ -147,6 +158,7 @@ unsafe fn open<R>(
         let raw = call!(RedisModule_OpenKey, server.raw(), name, mode as c_int);
         OPENING.set(before);
         let key = NonNull::new(raw.cast()).map(|raw| Key {
+            server,
             raw,
             name,
             scope: PhantomData,
@@ -159,8 +171,9 @@ unsafe fn open<R>(
     }
 }
 
-/// The type of a key, without touching it. The server lock is held.
-pub(in crate::redis) fn key_type(server: Server, name: &[u8]) -> KeyType {
+/// The type of a key of a database, without touching it. The server lock is held.
+pub(in crate::redis) fn key_type(server: Server, database: c_int, name: &[u8]) -> KeyType {
+    let _database = Database::select(server, database);
     look(server, name, |key| key.map_or(KeyType::Empty, Key::kind))
 }
 
@@ -249,9 +262,24 @@ impl Key<'_> {
     }
 
     /// Writes the value of a string.
+    ///
+    /// The direct way unpacks a short one, which stays so: it then takes more memory, and the command
+    /// whose event is handled may still use what it was before (INCRBYFLOAT does). GET changes nothing;
+    /// but it removes an open key whose time ends just now, which it does not while a command runs.
     pub(in crate::redis) fn string(&self, chunk: &mut Chunk) {
+        // SAFETY: the key is open and holds a string.
+        let (len, expires) = unsafe {
+            let key = self.raw.as_ptr();
+            let expires = call!(RedisModule_GetExpire, key);
+            (call!(RedisModule_ValueLength, key), expires)
+        };
+        let packed = len <= LONGEST_PACKED;
+        if packed && (super::events::in_event() || expires == NO_EXPIRE) {
+            chunk.string(&self.get());
+            return;
+        }
         let mut len = 0;
-        // SAFETY: the key is open and holds a string; the buffer is valid until the key changes.
+        // SAFETY: as above; the buffer is valid until the key changes.
         unsafe {
             let mode = api::REDISMODULE_READ as c_int;
             let start = call!(RedisModule_StringDMA, self.raw.as_ptr(), &raw mut len, mode);
@@ -262,6 +290,27 @@ impl Key<'_> {
             };
             chunk.string(value);
         }
+    }
+
+    /// The value of a string by the command GET, past all hooks.
+    fn get(&self) -> Vec<u8> {
+        // SAFETY: the lock is held and the name valid; the reply is ours and freed.
+        past_hooks(|| unsafe {
+            let call = api::RedisModule_Call.expect("every server has RedisModule_Call");
+            let reply = call(self.server.raw(), c"GET".as_ptr(), c"s".as_ptr(), self.name);
+            if reply.is_null() {
+                return Vec::new();
+            }
+            let mut len = 0;
+            let start = call!(RedisModule_CallReplyStringPtr, reply, &raw mut len);
+            let value = if start.is_null() {
+                Vec::new()
+            } else {
+                std::slice::from_raw_parts(start.cast::<u8>(), len).to_vec()
+            };
+            call!(RedisModule_FreeCallReply, reply);
+            value
+        })
     }
 
     /// Writes fields and values of a hash; their number.

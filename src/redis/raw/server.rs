@@ -5,6 +5,7 @@ use std::ffi::{CStr, c_int};
 use std::ptr::{self, NonNull};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::ThreadId;
 
 use redis_module::raw as api;
 
@@ -25,6 +26,7 @@ unsafe impl Sync for Server {}
 impl Server {
     /// Made once, when the module loads.
     pub(in crate::redis) fn new(ctx: *mut RedisModuleCtx) -> Option<Self> {
+        MAIN_THREAD.get_or_init(|| std::thread::current().id());
         // SAFETY: `ctx` is what the server gave to the load function.
         let raw = unsafe { call!(RedisModule_GetDetachedThreadSafeContext, ctx) };
         NonNull::new(raw).map(Self)
@@ -110,9 +112,9 @@ impl Server {
     }
 
     /// The user of this name. The server lock is held while the result lives.
-    pub(in crate::redis) fn user(self, name: &str) -> Result<User, String> {
+    pub(in crate::redis) fn user(self, name: impl AsRef<[u8]>) -> Result<User, String> {
         // SAFETY: the lock is held.
-        unsafe { User::find(self, name) }
+        unsafe { User::find(self, name.as_ref()) }
     }
 
     /// Writes to the keyspace as the server itself, past all hooks, replicated. The server lock is
@@ -136,11 +138,13 @@ impl Server {
             None => None,
         };
         let bound = user.as_ref().is_some_and(User::bind);
-        let format = match (bound, client.resp3) {
-            (true, false) => c"!Cv",
-            (true, true) => c"!C3v",
-            (false, false) => c"!v",
-            (false, true) => c"!3v",
+        let format = match (bound, client.resp3, self.is_paused()) {
+            (true, false, false) => c"!Cv",
+            (true, true, false) => c"!C3v",
+            (true, false, true) => c"!CWv",
+            (true, true, true) => c"!C3Wv",
+            (false, false, _) => c"!v",
+            (false, true, _) => c"!3v",
         };
         self.call_raw(format, command, client.db)
     }
@@ -183,30 +187,14 @@ impl Server {
         let Ok(name) = CStr::from_bytes_with_nul(name) else {
             return Err(no_such_command());
         };
-        let is = |other: &[u8]| name.to_bytes().eq_ignore_ascii_case(other);
-        if ENDS_SERVER.iter().any(|bad| is(bad)) {
-            let name = name.to_string_lossy();
-            return Err(format!(
-                "ERR {name} can not be run by a script: it needs a client"
-            ));
-        }
-        if SCRIPTS.iter().any(|script| is(script)) && self.runs_script() {
-            let name = name.to_string_lossy();
-            return Err(format!(
-                "ERR {name} can not be run inside of another script"
-            ));
-        }
-        let may_replicate = may_replicate(name.to_bytes()) || SCRIPTS.iter().any(|one| is(one));
-        if may_replicate && self.is_paused() {
-            return Err(NO_WRITES_NOW.into());
+        if let Some(error) = self.refuses(name.to_bytes(), command) {
+            return Err(error);
         }
         let jobs = waiting_jobs();
         // SAFETY: the lock is held (see above); strings are freed, and the reply by its owner.
         let (reply, errno) = unsafe {
             let strings: Vec<_> = command.words().skip(1).map(string).collect();
-            if db != 0 {
-                call!(RedisModule_SelectDb, self.raw(), db);
-            }
+            let in_database = Database::select(self, db);
             set_errno(0);
             let reply = (api::RedisModule_Call.expect("every server has RedisModule_Call"))(
                 self.raw(),
@@ -216,10 +204,8 @@ impl Server {
                 strings.len(),
             );
             let errno = std::io::Error::last_os_error().raw_os_error().unwrap_or(0);
-            if db != 0 {
-                // What functions do because of it is done in the usual one.
-                call!(RedisModule_SelectDb, self.raw(), 0);
-            }
+            // What functions do because of it is done in the usual one.
+            drop(in_database);
             for string in strings {
                 call!(RedisModule_FreeString, ptr::null_mut(), string);
             }
@@ -233,6 +219,85 @@ impl Server {
         }
     }
 }
+
+impl Server {
+    /// Why a command is not run here, where the server ends if it is.
+    fn refuses(self, name: &[u8], command: &engine::Command) -> Option<String> {
+        let is = |other: &&[u8]| name.eq_ignore_ascii_case(other);
+        let sub = || command.words().nth(1).unwrap_or_default();
+        let sub_is = |other: &[u8]| sub().eq_ignore_ascii_case(other);
+        let text = || {
+            let sub = String::from_utf8_lossy(sub());
+            format!("{} {sub}", String::from_utf8_lossy(name)).to_uppercase()
+        };
+        if ENDS_SERVER.iter().any(is) {
+            let name = String::from_utf8_lossy(name);
+            return Some(format!(
+                "ERR {name} can not be run by a script: it needs a client"
+            ));
+        }
+        if is(&b"CLIENT".as_slice()) {
+            // What was written before would be sent while nothing may be.
+            if sub_is(b"PAUSE") {
+                return Some("ERR CLIENT PAUSE can not be run by a function".into());
+            }
+            // It may free the client that is served just now.
+            if sub_is(b"KILL") && is_main_thread() {
+                let text = "ERR CLIENT KILL can not be run by a function that the server waits for";
+                return Some(text.into());
+            }
+        }
+        let scripts = SCRIPTS.iter().any(is);
+        if (scripts || MANAGES_SCRIPTS.iter().any(is)) && self.runs_script() {
+            return Some(format!(
+                "ERR {} can not be run inside of another script",
+                if scripts {
+                    String::from_utf8_lossy(name).into_owned()
+                } else {
+                    text()
+                }
+            ));
+        }
+        ((scripts || may_replicate(name)) && self.is_paused()).then(|| NO_WRITES_NOW.into())
+    }
+}
+
+/// A database that is selected until this is dropped. The server lock is held meanwhile.
+pub(super) struct Database {
+    server: Server,
+    before: c_int,
+}
+
+impl Database {
+    pub(super) fn select(server: Server, number: c_int) -> Option<Self> {
+        // SAFETY: the context is valid, and the lock is held.
+        unsafe {
+            let before = call!(RedisModule_GetSelectedDb, server.raw());
+            if before == number {
+                return None;
+            }
+            call!(RedisModule_SelectDb, server.raw(), number);
+            Some(Self { server, before })
+        }
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        // SAFETY: as above.
+        unsafe { call!(RedisModule_SelectDb, self.server.raw(), self.before) };
+    }
+}
+
+/// The thread that serves clients: the one that loads the module.
+static MAIN_THREAD: OnceLock<ThreadId> = OnceLock::new();
+
+fn is_main_thread() -> bool {
+    MAIN_THREAD.get() == Some(&std::thread::current().id())
+}
+
+/// Commands that may take a script away that runs.
+const MANAGES_SCRIPTS: [&[u8]; 2] = [b"SCRIPT", b"FUNCTION"];
 
 /// Commands that run scripts: the server ends when one is run inside of another one.
 const SCRIPTS: [&[u8]; 6] = [
@@ -262,7 +327,7 @@ pub(in crate::redis) const NO_WRITES_NOW: &str = "ERR the server takes no writes
 #[derive(Debug, Clone)]
 pub(in crate::redis) struct Client {
     /// With whose rights; with all where there is no user, as for what comes from the master.
-    pub(in crate::redis) user: Option<String>,
+    pub(in crate::redis) user: Option<Vec<u8>>,
     /// In which database.
     pub(in crate::redis) db: c_int,
     /// In which protocol it wants the reply.
@@ -311,19 +376,19 @@ impl Drop for CallReply {
 
 thread_local! {
     /// The name that this thread asked for last: one thread runs many commands of one user.
-    static USER_NAME: RefCell<Option<(String, *mut RedisModuleString)>> = RefCell::default();
+    static USER_NAME: RefCell<Option<(Vec<u8>, *mut RedisModuleString)>> = RefCell::default();
 }
 
 /// A name as a string of the server, which stays this thread's.
-fn user_name(name: &str) -> *mut RedisModuleString {
+fn user_name(name: &[u8]) -> *mut RedisModuleString {
     USER_NAME.with_borrow_mut(|cached| match cached {
         Some((cached, string)) if cached == name => *string,
         _ => {
             // SAFETY: the new string is ours; the one before was only ever used on this thread.
             unsafe {
                 let null = ptr::null_mut();
-                let string = string(name.as_bytes());
-                if let Some((_, before)) = cached.replace((name.to_owned(), string)) {
+                let string = string(name);
+                if let Some((_, before)) = cached.replace((name.to_vec(), string)) {
                     call!(RedisModule_FreeString, null, before);
                 }
                 string
@@ -332,7 +397,7 @@ fn user_name(name: &str) -> *mut RedisModuleString {
     })
 }
 
-const DEFAULT_NAME: &str = "default";
+const DEFAULT_NAME: &[u8] = b"default";
 
 /// A user of the server, looked up for one hold of the lock.
 pub(in crate::redis) struct User {
@@ -355,9 +420,16 @@ pub(in crate::redis) fn is_replica() -> bool {
     IS_REPLICA.load(Ordering::Relaxed)
 }
 
-/// Commands that turn their client into something else, or wait in it: the server ends when a
-/// module runs them (WAIT in Redis 7.0 only).
-const ENDS_SERVER: [&[u8]; 5] = [b"SYNC", b"PSYNC", b"WAIT", b"WAITAOF", b"REPLCONF"];
+/// Commands that turn their client into something else, wait in it, or pause all others: the server ends
+/// when a module runs them (WAIT in Redis 7.0 only; FAILOVER after a write).
+const ENDS_SERVER: [&[u8]; 6] = [
+    b"SYNC",
+    b"PSYNC",
+    b"WAIT",
+    b"WAITAOF",
+    b"REPLCONF",
+    b"FAILOVER",
+];
 
 /// The handle of the one user that cannot be deleted. Used under the server lock only.
 struct DefaultUser(NonNull<api::RedisModuleUser>);
@@ -374,7 +446,7 @@ impl User {
     ///
     /// # Safety
     /// The server lock is held while the result lives.
-    unsafe fn find(server: Server, name: &str) -> Result<Self, String> {
+    unsafe fn find(server: Server, name: &[u8]) -> Result<Self, String> {
         // SAFETY: as the caller promises; the name is a string of ours.
         unsafe {
             let Some(find) = api::RedisModule_GetModuleUserFromUserName else {
@@ -393,6 +465,7 @@ impl User {
             }
             let user = find(user_name(name));
             let user = NonNull::new(user).ok_or_else(|| {
+                let name = String::from_utf8_lossy(name);
                 format!("NOPERM the user '{name}' that this code runs as is gone")
             })?;
             let kept = name == DEFAULT_NAME && DEFAULT_USER.set(DefaultUser(user)).is_ok();

@@ -139,7 +139,7 @@ impl What {
                 let write = |key: Option<&Key<'_>>| {
                     write(chunk, self.need, self.values, name, key);
                 };
-                raw::with_key(server, &user, name, write).ok_or_else(|| {
+                raw::with_key(server, &user, 0, name, write).ok_or_else(|| {
                     let name = String::from_utf8_lossy(name);
                     format!(
                         "NOPERM the user '{}' may not read the key '{name}'",

@@ -15,7 +15,7 @@ use crate::redis::raw::{self, Args, BlockedClient, CallReply, Client, Ctx, Filte
 use crate::redis::reply;
 
 /// What the server says of a command.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct CommandSpec {
     arity: i64,
     first: i64,
@@ -27,42 +27,82 @@ pub(super) struct CommandSpec {
     deny_oom: bool,
     no_script: bool,
     movable: bool,
+    /// Of a command such as XGROUP: what the server says of XGROUP CREATE and so on.
+    subs: Vec<(Vec<u8>, CommandSpec)>,
 }
 
 impl CommandSpec {
     /// Asks the server; `None` if it has no such command. The server lock is held.
     pub(super) fn of(server: Server, name: &str) -> Option<Self> {
+        // One part of a command, `object|freq`, is nothing that a client sends.
+        if name.contains('|') {
+            return None;
+        }
         let command = Command::of(&[b"COMMAND", b"INFO", name.as_bytes()]);
-        let Ok(Reply::Array(mut infos)) = server.read(&command) else {
+        let Ok(Reply::Array(infos)) = server.read(&command) else {
             return None;
         };
-        let Some(Reply::Array(info)) = infos.pop() else {
-            return None;
-        };
+        match infos.first() {
+            Some(Reply::Array(info)) => Some(Self::read(info)),
+            _ => None,
+        }
+    }
+
+    fn read(info: &[Reply]) -> Self {
         let number = |at: usize| match info.get(at) {
             Some(Reply::Integer(number)) => *number,
             _ => 0,
         };
-        let flags = match info.get(2) {
-            Some(Reply::Array(flags)) => flags.as_slice(),
+        let list = |at: usize| match info.get(at) {
+            Some(Reply::Array(list)) => list.as_slice(),
             _ => &[],
         };
         let has = |flag: &[u8]| {
-            flags
+            list(2)
                 .iter()
                 .any(|has| matches!(has, Reply::Bytes(text) if text == flag))
         };
-        Some(Self {
+        let name = |info: &[Reply]| match info.first() {
+            Some(Reply::Bytes(name)) => name.clone(),
+            _ => Vec::new(),
+        };
+        let sub = |info: &Reply| {
+            let Reply::Array(info) = info else {
+                return None;
+            };
+            let whole = name(info);
+            let bar = whole.iter().position(|&byte| byte == b'|')?;
+            Some((whole.get(bar + 1..)?.to_vec(), Self::read(info)))
+        };
+        Self {
             arity: number(1),
             first: number(3),
             last: number(4),
             step: number(5),
             writes: has(b"write"),
-            may_replicate: raw::may_replicate(name.as_bytes()),
+            may_replicate: raw::may_replicate(&name(info)),
             deny_oom: has(b"denyoom"),
             no_script: has(b"noscript"),
             movable: has(b"movablekeys"),
-        })
+            subs: list(9).iter().filter_map(sub).collect(),
+        }
+    }
+
+    /// What it says of a command with this second word; `None` if there is no such part of it.
+    fn with(&self, second: &[u8]) -> Option<&Self> {
+        if self.subs.is_empty() {
+            return Some(self);
+        }
+        let found = self
+            .subs
+            .iter()
+            .find(|(name, _)| name.eq_ignore_ascii_case(second));
+        found.map(|(_, spec)| spec)
+    }
+
+    /// Whether scripts may not run it, or some part of it.
+    fn is_for_clients(&self) -> bool {
+        self.no_script || self.subs.iter().any(|(_, sub)| sub.no_script)
     }
 
     fn takes(&self, words: usize) -> bool {
@@ -108,8 +148,11 @@ pub(super) fn refuse_hook(
     let Some(spec) = spec else {
         return Some("Can not override an unexisting command");
     };
-    if spec.no_script {
+    if spec.is_for_clients() {
         return Some("Can not override a command which are not allowed inside a script");
+    }
+    if command.eq_ignore_ascii_case("select") {
+        return Some("Can not override a command that changes its client");
     }
     if !by_prefix {
         return None;
@@ -140,7 +183,7 @@ pub(super) fn refuse_keys_hook(
     if prefix.is_empty() {
         return Some("Empty perfix given to command hooker");
     }
-    if spec.no_script {
+    if spec.is_for_clients() {
         Some("Can not hook a command which are not allowed inside a script")
     } else if spec.movable {
         Some("Can not hook a command with moveable keys by key prefix")
@@ -196,7 +239,10 @@ impl Hooked {
 
     /// The part of the chain that this command goes through.
     fn chain_for<'a>(&self, words: usize, word: impl Fn(usize) -> &'a [u8]) -> Vec<Hook> {
-        let applies = |hook: &&Hook| hook.applies(&self.spec, words, &word);
+        let Some(spec) = self.spec.with(word(1)) else {
+            return Vec::new();
+        };
+        let applies = |hook: &&Hook| hook.applies(spec, words, &word);
         self.chain.iter().filter(applies).cloned().collect()
     }
 
@@ -209,10 +255,14 @@ impl Hooked {
         self.keys.iter().any(named)
     }
 
-    fn concerns(&self, filtered: &Filtered) -> bool {
+    /// Whether a command goes through any of it; what the server says of it, if so.
+    fn concerns(&self, filtered: &Filtered) -> Option<&CommandSpec> {
         let (words, word) = (filtered.len(), |at: usize| filtered.word(at));
-        let hooks = |hook: &Hook| hook.applies(&self.spec, words, word);
-        self.spec.takes(words) && (self.chain.iter().any(hooks) || self.concerns_keys(words, word))
+        let spec = self.spec.with(word(1))?;
+        let hooks = |hook: &Hook| hook.applies(spec, words, word);
+        let concerned =
+            spec.takes(words) && (self.chain.iter().any(hooks) || self.concerns_keys(words, word));
+        concerned.then_some(spec)
     }
 }
 
@@ -266,7 +316,7 @@ impl Caller for HookCall {
             let Some((hook, rest)) = self.rest.split_first() else {
                 // A function is given what it knows: replies of RESP2.
                 let client = Client {
-                    user: Some(user.to_owned()),
+                    user: Some(user.into()),
                     resp3: false,
                     ..self.client.clone()
                 };
@@ -411,12 +461,13 @@ impl Registrations {
         let Some(hooked) = state.hooked.get(&*lower) else {
             return;
         };
-        let (spec, replica) = (&hooked.spec, raw::is_replica());
-        // What writes comes from the master there, or is refused.
-        let passes = spec.writes && replica;
-        if !passes && hooked.concerns(filtered) {
-            let writes = spec.writes || spec.may_replicate && !replica;
-            filtered.carry(CARRIERS, writes);
+        let Some(spec) = hooked.concerns(filtered) else {
+            return;
+        };
+        // What writes comes from the master on a replica, or is refused.
+        let replica = raw::is_replica();
+        if !(spec.writes && replica) {
+            filtered.carry(CARRIERS, spec.writes || spec.may_replicate && !replica);
         }
     }
 
@@ -428,8 +479,11 @@ impl Registrations {
         };
         let lower = name.to_ascii_lowercase();
         if ctx.asks_for_keys() {
-            if let Some(hooked) = self.state().hooked.get(&lower) {
-                for at in hooked.spec.keys(words.len()) {
+            let second = words.get(1).copied().unwrap_or_default();
+            if let Some(hooked) = self.state().hooked.get(&lower)
+                && let Some(spec) = hooked.spec.with(second)
+            {
+                for at in spec.keys(words.len()) {
                     ctx.key_at(at + 1);
                 }
             }
@@ -448,15 +502,18 @@ impl Registrations {
             };
         }
         let word = |at: usize| words.get(at).copied().unwrap_or_default();
-        let (spec, chain) = match self.state().hooked.get(&lower) {
-            Some(hooked) => (
-                Some(hooked.spec.clone()),
-                hooked.chain_for(words.len(), word),
-            ),
+        let found = self.state().hooked.get(&lower).map(|hooked| {
+            let chain = hooked.chain_for(words.len(), word);
+            (hooked.spec.clone(), chain)
+        });
+        let (spec, chain) = found.unwrap_or_else(|| {
             // The hook went while the command waited in a transaction.
-            None => (None, Vec::new()),
-        };
-        if let Some(error) = self.refuse_command(ctx, spec.as_ref(), words) {
+            let name = String::from_utf8_lossy(&lower);
+            let spec = CommandSpec::of(self.server, &name).unwrap_or_default();
+            (spec, Vec::new())
+        });
+        let spec = spec.with(word(1)).unwrap_or(&spec);
+        if let Some(error) = self.refuse_command(ctx, spec, words) {
             return ctx.error(error.as_bytes());
         }
         let client = ctx.client();
@@ -483,14 +540,8 @@ impl Registrations {
     }
 
     /// What the server would have checked for the command itself.
-    fn refuse_command(
-        &self,
-        ctx: Ctx<'_>,
-        spec: Option<&CommandSpec>,
-        words: &[&[u8]],
-    ) -> Option<String> {
-        let spec = spec?;
-        let user = match self.server.user(&ctx.user()) {
+    fn refuse_command(&self, ctx: Ctx<'_>, spec: &CommandSpec, words: &[&[u8]]) -> Option<String> {
+        let user = match self.server.user(ctx.user()) {
             Ok(user) => user,
             Err(error) => return Some(error),
         };

@@ -58,24 +58,25 @@ impl KeysFunction {
     }
 
     /// The record of an event, as the key is now. The server lock is held.
-    fn record(&self, server: Server, event: &[u8], key: &[u8]) -> Result<Chunk, String> {
+    fn record(&self, server: Server, event: &Event) -> Result<Chunk, String> {
+        let (key, name) = (&event.key, &event.name);
         if self.need == Need::Number {
             return Ok(Chunk::counted(1));
         }
         let mut chunk = Chunk::events();
         if self.values == Values::None {
-            let mark = chunk.begin_event(event, key, None);
+            let mark = chunk.begin_event(name, key, None);
             chunk.end_record(mark);
             return Ok(chunk);
         }
-        let name = crate::engine::Context::user(&*self.function.plan.context);
-        let user = server.user(name)?;
+        let owner = crate::engine::Context::user(&*self.function.plan.context);
+        let user = server.user(owner)?;
         let read = |found: Option<&raw::Key<'_>>| {
-            write_key(&mut chunk, self.need, self.values, Some(event), key, found);
+            write_key(&mut chunk, self.need, self.values, Some(name), key, found);
         };
-        raw::with_key(server, &user, key, read).ok_or_else(|| {
+        raw::with_key(server, &user, event.database, key, read).ok_or_else(|| {
             let key = String::from_utf8_lossy(key);
-            format!("NOPERM the user '{name}' may not read the key '{key}'")
+            format!("NOPERM the user '{owner}' may not read the key '{key}'")
         })?;
         Ok(chunk)
     }
@@ -93,13 +94,22 @@ impl KeysFunction {
         }
     }
 
-    fn matches_type(&self, server: Server, key: &[u8]) -> bool {
+    fn matches_type(&self, server: Server, event: &Event) -> bool {
         let Some(types) = &self.types else {
             return true;
         };
         // Whose rights do not matter: only the type is looked at, which TYPE tells everybody.
-        types.contains(&raw::key_type(server, key))
+        types.contains(&raw::key_type(server, event.database, &event.key))
     }
+}
+
+/// What happened to a key. Functions look at the key in its database; what they do themselves is done
+/// in database 0.
+#[derive(Clone)]
+struct Event {
+    name: Vec<u8>,
+    database: i32,
+    key: Vec<u8>,
 }
 
 /// Whether a function that reacts to keys at once is at work: what it writes triggers no other one, as
@@ -131,19 +141,17 @@ impl Drop for Active<'_> {
 struct EventReader {
     lock: Arc<Lock>,
     function: Arc<KeysFunction>,
-    /// Event and key; `None` once read.
-    event: Option<(Vec<u8>, Vec<u8>)>,
+    /// `None` once read.
+    event: Option<Event>,
 }
 
 impl Reader for EventReader {
     fn read(&mut self) -> Result<Option<Chunk>, RecordError> {
-        let Some((event, key)) = self.event.take() else {
+        let Some(event) = self.event.take() else {
             return Ok(None);
         };
         let function = &self.function;
-        let read = self
-            .lock
-            .with(|server| function.record(server, &event, &key));
+        let read = self.lock.with(|server| function.record(server, &event));
         read.map(Some).map_err(RecordError::new)
     }
 }
@@ -176,12 +184,20 @@ impl Registrations {
             found.sort_unstable_by_key(|&(order, _)| order);
             found.dedup_by_key(|&mut (order, _)| order);
         }
+        if found.is_empty() {
+            return;
+        }
+        let event = Event {
+            name: event.to_vec(),
+            database: ctx.database(),
+            key: key.to_vec(),
+        };
         for (_, function) in found {
-            self.fire(ctx, function, event, key);
+            self.fire(ctx, function, &event);
         }
     }
 
-    fn fire(&'static self, ctx: EventCtx, function: Arc<KeysFunction>, event: &[u8], key: &[u8]) {
+    fn fire(&'static self, ctx: EventCtx, function: Arc<KeysFunction>, event: &Event) {
         let call = match &function.commands {
             None => None,
             // Such functions react to what the commands do that they name, and to nothing else.
@@ -190,39 +206,33 @@ impl Registrations {
                 _ => return,
             },
         };
-        if !function.matches_type(self.server, key) {
+        if !function.matches_type(self.server, event) {
             return;
         }
         function.function.statistics.trigger();
         match (function.function.mode, call) {
             // The record is read now, whatever the same transaction does to the key afterwards.
             (Mode::Sync, Some(call)) => {
-                let record = function.record(self.server, event, key);
+                let record = function.record(self.server, event);
                 call.later(function, record);
             }
             (Mode::Sync, None) => {
-                let record = function.record(self.server, event, key);
+                let record = function.record(self.server, event);
                 let job = move || function.run_here(record, None);
                 raw::after_event(ctx, Box::new(job));
             }
-            (Mode::Async | Mode::AsyncLocal, call) => self.launch(&function, event, key, call),
+            (Mode::Async | Mode::AsyncLocal, call) => self.launch(&function, event, call),
         }
     }
 
-    fn launch(
-        &self,
-        function: &Arc<KeysFunction>,
-        event: &[u8],
-        key: &[u8],
-        call: Option<Arc<KeysCall>>,
-    ) {
+    fn launch(&self, function: &Arc<KeysFunction>, event: &Event, call: Option<Arc<KeysCall>>) {
         let source = if function.need == Need::Number {
             Source::Records(Chunk::counted(1))
         } else {
             Source::Direct(Box::new(EventReader {
                 lock: self.lock.clone(),
                 function: function.clone(),
-                event: Some((event.to_vec(), key.to_vec())),
+                event: Some(event.clone()),
             }))
         };
         // A client that can not be made to wait is not linked to the execution.

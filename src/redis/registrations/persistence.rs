@@ -12,6 +12,7 @@ use super::{REGISTRATIONS, Registrations, State};
 use crate::engine::wire::{BundleWire, RegistrationWire, SessionWire, seal, unseal};
 use crate::engine::{Id, LogLevel};
 use crate::python::{self, Session};
+use crate::redis::MODULE;
 use crate::redis::raw::{self, Args, Aux, Ctx, Loaded, TimerKeys, Writer};
 
 /// More than this in a file is damage.
@@ -215,8 +216,8 @@ impl Registrations {
     /// The server makes a child. If that rewrites the AOF without an RDB in front, it writes no
     /// registrations: they are sent again, into the part of the AOF that begins now. Whoever has
     /// them already ignores that.
-    pub(in crate::redis) fn forked(&self) {
-        if self.len() == 0 || self.server.is_paused() {
+    pub(in crate::redis) fn forked(&'static self) {
+        if self.len() == 0 {
             return;
         }
         let config = |name: &[u8]| {
@@ -232,6 +233,17 @@ impl Registrations {
         if !is(b"aof-use-rdb-preamble", b"no") || !is(b"appendonly", b"yes") {
             return;
         }
+        if !self.server.is_paused() {
+            return self.send_all();
+        }
+        // Nothing may be sent now: when clients go on.
+        if let Some(module) = MODULE.get() {
+            module.run(Box::new(|| self.lock.with(|_| self.send_all())));
+        }
+    }
+
+    /// Sends all registrations to replicas and AOF. The server lock is held.
+    fn send_all(&self) {
         let state = self.state();
         let bundle = BundleWire {
             sessions: state

@@ -162,7 +162,7 @@ impl Registrations {
         let names = Names::of(&stream.prefix);
         let state = self.state();
         // Also of those that can not run here: they keep their place.
-        let taken: Vec<&str> = state
+        let mut taken: Vec<&str> = state
             .entries
             .values()
             .filter_map(|entry| match &entry.wire.trigger {
@@ -172,6 +172,11 @@ impl Registrations {
                 _ => None,
             })
             .collect();
+        // And those that others of this change will take over.
+        let later = left
+            .iter()
+            .filter(|(prefix, _)| Names::of(prefix).overlaps(&names));
+        taken.extend(later.map(|(_, group)| group.as_str()));
         let shared = self.settings.shares_stream_groups();
         stream.group = (1..)
             .map(streams::group_name)
@@ -214,6 +219,15 @@ impl Registrations {
             _ => None,
         };
         state.entries.values().filter_map(group).collect()
+    }
+
+    /// Whether a function has this group of a stream.
+    pub(super) fn has_group(&self, key: &[u8], group: &str) -> bool {
+        let has = |entry: &Entry| {
+            matches!(&entry.wire.trigger, Trigger::Stream(stream)
+                if stream.group == group && Names::of(&stream.prefix).matches(key))
+        };
+        self.state().entries.values().any(has)
     }
 
     /// Prefix and group of each stream function of a session.

@@ -220,9 +220,17 @@ impl Consumer {
         Ok(chunk)
     }
 
+    /// Whether the group is still where it was left.
+    pub(super) fn group_is_the_same(&self, key: &[u8], position: Option<EntryId>) -> bool {
+        let server = self.registrations.server;
+        let group = group_of(server, key, self.group().as_bytes());
+        // One that does not exist will be made when the first batch is read.
+        group.is_ok_and(|group| group.map(|group| group.position) == position)
+    }
+
     /// The state of the group, which is made if it is not there; `None` without a stream.
     fn open_group(&self, server: Server, key: &[u8]) -> Result<Option<Group>, String> {
-        if raw::key_type(server, key) != KeyType::Stream {
+        if raw::key_type(server, 0, key) != KeyType::Stream {
             return Ok(None);
         }
         let group = self.group().as_bytes();

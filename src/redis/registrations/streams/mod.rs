@@ -328,10 +328,7 @@ impl Consumer {
 
     fn look(&self, epoch: u64) {
         if let Names::Exact(key) = &self.names {
-            if raw::key_type(self.registrations.server, key) == KeyType::Stream {
-                self.found(key, epoch);
-            }
-            return;
+            return self.found(key, epoch);
         }
         let (Some(this), Some(module)) = (self.this.upgrade(), MODULE.get()) else {
             return;
@@ -364,8 +361,11 @@ impl Consumer {
         }
     }
 
-    /// A stream is there.
+    /// A stream may be there.
     fn found(&self, key: &[u8], epoch: u64) {
+        if raw::key_type(self.registrations.server, 0, key) != KeyType::Stream {
+            return;
+        }
         let state = self.state();
         let current = state.epoch == epoch && state.status == Status::Ok && !state.closed;
         let known = state.streams.contains_key(key);
@@ -559,6 +559,11 @@ impl Consumer {
             let state = self.state();
             (state.status, state.closed)
         };
+        let shared = self.registrations.settings.shares_stream_groups();
+        if closed && !shared && self.registrations.has_group(&batch.key, self.group()) {
+            // A function that replaced this one goes on from where the group is.
+            return Next::Nothing;
+        }
         if let Some(error) = errors.first() {
             let pauses = error.starts_with("PAUSE") || status == Status::Paused;
             if pauses || self.trigger.on_failed != OnFailed::Continue {
@@ -698,6 +703,38 @@ impl Consumer {
             batch.void.store(true, Ordering::Relaxed);
         }
     }
+
+    /// A group of a stream was made, moved or destroyed; whether it was ours.
+    fn group_changed(&self, key: &[u8]) -> bool {
+        let position = match self.state().streams.get(key) {
+            Some(stream) => stream.position,
+            None => return false,
+        };
+        let ours = !self.group_is_the_same(key, position);
+        if ours {
+            self.changed(key);
+        }
+        ours
+    }
+
+    /// Looks at a stream that may have come without an entry. Not in the event: functions may run.
+    fn look_at(&self, key: &[u8]) {
+        let (Some(this), Some(module)) = (self.this.upgrade(), MODULE.get()) else {
+            return;
+        };
+        let epoch = {
+            let state = self.state();
+            if !state.started || state.closed || state.status != Status::Ok {
+                return;
+            }
+            state.epoch
+        };
+        let key = key.to_vec();
+        module.run(Box::new(move || {
+            let lock = &this.registrations.lock;
+            lock.with(|_| this.found(&key, epoch));
+        }));
+    }
 }
 
 /// What an event says of a stream.
@@ -707,8 +744,12 @@ enum Happened {
     Added,
     /// Entries went.
     Removed,
-    /// It is not the stream any more that it was, or its groups are not.
-    Changed,
+    /// Something happened to one of its groups.
+    Grouped,
+    /// It is gone, or there is something else now.
+    Gone,
+    /// It is there, with what it holds.
+    Came,
 }
 
 impl Happened {
@@ -721,7 +762,12 @@ impl Happened {
         }
         match event {
             b"xdel" | b"xtrim" => Some(Self::Removed),
-            _ => CHANGES.contains(&event).then_some(Self::Changed),
+            b"xgroup-create" | b"xgroup-destroy" | b"xgroup-setid" => Some(Self::Grouped),
+            b"del" | b"expired" | b"evicted" | b"rename_from" | b"move_from" | b"set" => {
+                Some(Self::Gone)
+            }
+            b"rename_to" | b"move_to" | b"copy_to" | b"restore" => Some(Self::Came),
+            _ => None,
         }
     }
 }
@@ -739,24 +785,6 @@ impl Visitor for Found<'_> {
         }
     }
 }
-
-/// Events after which a key is not the stream any more that it was.
-const CHANGES: [&[u8]; 14] = [
-    b"del",
-    b"expired",
-    b"evicted",
-    b"rename_from",
-    b"rename_to",
-    b"move_from",
-    b"move_to",
-    b"copy_to",
-    b"restore",
-    b"set",
-    b"xgroup-create",
-    b"xgroup-destroy",
-    b"xgroup-setid",
-    b"xsetid",
-];
 
 impl Registrations {
     /// Something happened to a key that may be a stream. The server lock is held.
@@ -776,7 +804,16 @@ impl Registrations {
                 Happened::Added if consumer.active.load(Ordering::Relaxed) => {}
                 Happened::Added => consumer.added(ctx, key),
                 Happened::Removed => consumer.removed(key),
-                Happened::Changed => consumer.changed(key),
+                Happened::Gone => consumer.changed(key),
+                Happened::Came => {
+                    consumer.changed(key);
+                    consumer.look_at(key);
+                }
+                Happened::Grouped => {
+                    if consumer.group_changed(key) {
+                        consumer.look_at(key);
+                    }
+                }
             }
         }
     }
