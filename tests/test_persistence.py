@@ -674,3 +674,45 @@ def test_a_time_event_of_another_python(durable):
     before = int(durable.client.get("n"))
     durable.execute(script)
     wait_until(lambda: int(durable.client.get("n")) > before)
+
+
+def test_a_rewrite_of_the_file_during_a_pause(new_env):
+    """What can not be written then is written when clients go on."""
+    options = [*ALWAYS, "--aof-use-rdb-preamble", "no", "--auto-aof-rewrite-percentage", "0"]
+    env = new_env(options=options)
+    env.register(ALL_KINDS)
+    expected = what_lasts(env)
+    env.call("CLIENT", "PAUSE", "300000", "WRITE")
+    env.client.bgrewriteaof()
+    wait_until(env.aof_is_written)
+    env.call("CLIENT", "UNPAUSE")
+    wait_until(lambda: b"INNERREGISTER" in incremental(env))
+    env.crash()
+    assert what_lasts(env) == expected
+
+
+def incremental(env):
+    (path,) = (env.server.folder / "appendonlydir").glob("*.incr.aof")
+    return path.read_bytes()
+
+
+def test_a_time_event_that_can_not_be_opened(new_env):
+    """It keeps its key, and the file stays readable."""
+    env = new_env()
+    env.client.set("other", 1)
+    env.execute(
+        """
+        class Bad:
+            def __init__(self): self.x = 1
+            def __setstate__(self, state): raise RuntimeError('not here')
+        bad = Bad()
+        def tick(): return bad
+        assert registerTE(1000, tick, 'timer')
+        """,
+        *("ID", "clock"),
+    )
+    before = env.server.log_size()
+    env.reload()
+    assert "a time event of session clock can not run" in env.server.log(before)
+    env.save_and_restart()
+    assert env.client.exists("other", "timer") == 2

@@ -266,3 +266,160 @@ def test_a_replica_runs_no_hook_on_what_its_master_did(new_env):
         master.call("PUBLISH", "c", "text")
         assert wire.receive() == [b"message", b"c", b"text!"]
     assert replica.data()["numTriggered"] == 0
+
+
+KILLS = [
+    "execute('client', 'kill', 'type', 'normal')",
+    "execute('client', 'kill', 'type', 'normal', 'skipme', 'no')",
+    "execute('CLIENT', 'KILL', 'USER', 'default', 'SKIPME', 'no')",
+    "execute('client', 'kill', 'id', execute('mget', 'id')[0], 'skipme', 'no')",
+]
+
+
+@pytest.mark.parametrize("kill", KILLS)
+def test_a_client_is_not_killed_while_it_is_served(new_env, kill):
+    env = new_env()
+    env.register(
+        f"""
+        GB('CommandReader').map(lambda r: {kill}).register(trigger='t', mode='sync')
+        GB('CommandReader').map(lambda r: {kill}).register(hook='get', mode='sync')
+        GB().foreach(lambda r: {kill}).register('k*', mode='sync', commands=['set'])
+        """
+    )
+    env.client.set("id", env.call("CLIENT", "ID"))
+    for words in [("RG.TRIGGER", "t"), ("GET", "x"), ("EVAL", "return redis.call('get', 'x')", 0)]:
+        assert "CLIENT KILL" in env.error(*words)
+    assert env.call("SET", "k", "v") == "OK"
+    assert env.call("PING") == "PONG"
+    # Others than those that the server waits for may.
+    env.register(f"GB('CommandReader').map(lambda r: {kill}).register(trigger='l')")
+    with pytest.raises((ConnectionError, AssertionError)):
+        env.error("RG.TRIGGER", "l")
+    assert env.client.ping()
+
+
+@pytest.mark.parametrize(
+    "command", ["'client', 'pause', '500', 'write'", "'failover'", "'client', 'PAUSE', '100'"]
+)
+@pytest.mark.parametrize("where", ["sync", "atomic", "async_local"])
+def test_functions_pause_no_clients(new_env, command, where):
+    """What they wrote before would be sent during the pause, which ends the server."""
+    env, replica = new_env(options=["--appendonly", "yes"]), new_env()
+    replica.follow(env)
+    mode = "sync" if where == "sync" else "async_local"
+    body = f"execute('set', 'q', 1); execute({command})"
+    block = f"with atomic(): {body}" if where == "atomic" else body
+    env.register(
+        f"""
+def f(r):
+    {block}
+GB('CommandReader').foreach(f).register(trigger='t', mode='{mode}')
+"""
+    )
+    assert "can not be run" in env.error("RG.TRIGGER", "t")
+    assert env.client.get("q") == "1"
+
+
+@pytest.mark.parametrize(
+    "command", ["'script', 'flush'", "'SCRIPT', 'FLUSH', 'ASYNC'", "'function', 'flush'"]
+)
+def test_scripts_do_not_go_while_one_runs(new_env, command):
+    env = new_env()
+    env.register(
+        f"""
+        GB('CommandReader').map(lambda r: execute({command})).register(trigger='t', mode='sync')
+        GB().foreach(lambda r: execute({command})).register('k*', mode='sync')
+        """
+    )
+    call = "return redis.call('rg.trigger', 't')"
+    assert "inside of another script" in env.error("EVAL", call, 0)
+    code = "redis.call('set', 'k', 1); redis.call('set', 'k2', 1); return redis.call('get', 'k')"
+    assert env.call("EVAL", code, 0) == b"1"
+    assert env.trigger("t") == ["OK"]
+
+
+def test_a_hooked_write_is_refused_where_a_write_is(new_env, tmp_path):
+    """Too few replicas, failed saves, scripts that only read: as without the hook."""
+    env = new_env()
+    env.register(
+        """
+        for command in ['set', 'xgroup']:
+            GB('CommandReader').map(lambda r: call_next(*r[1:])).register(
+                hook=command, mode='sync')
+        """
+    )
+    env.client.xadd("s", {"f": "v"})
+    writes = [("SET", "a", "x"), ("XGROUP", "CREATE", "s", "g", "0")]
+    env.client.config_set("min-replicas-to-write", 1)
+    for words in writes:
+        assert env.error(*words).startswith("NOREPLICAS")
+    env.client.config_set("min-replicas-to-write", 0)
+    env.client.config_set("maxmemory", 1)
+    for words in writes:
+        assert env.error(*words).startswith("OOM")
+    env.client.config_set("maxmemory", 0)
+    for code in [
+        "return redis.call('set', 'ro', 'x')",
+        "redis.call('xgroup', 'create', 's', 'g', 0)",
+    ]:
+        assert "read-only" in env.error("EVAL_RO", code, 0)
+        assert "read-only" in env.error("EVAL", "#!lua flags=no-writes\n" + code, 0)
+    (env.server.folder / "dump.rdb").mkdir()
+    env.client.config_set("save", "1000 1000")
+    env.call("BGSAVE")
+    failed = "rdb_last_bgsave_status"
+    wait_until(lambda: env.client.info("persistence")[failed] == "err")
+    for words in writes:
+        assert env.error(*words).startswith("MISCONF")
+    env.client.config_set("save", "")
+    (env.server.folder / "dump.rdb").rmdir()
+    assert env.client.keys() == ["s"]
+    assert env.client.xinfo_groups("s") == []
+    for words in writes:
+        assert env.call(*words) in (b"OK", "OK")
+
+
+def test_what_a_replica_gets_passes_hooks(new_env):
+    """Also where the server does not count it as writing: each of these ended the replica."""
+    master, replica = new_env(), new_env()
+    replica.follow(master)
+    master.register(
+        """
+        for command in ['publish', 'xgroup', 'pfcount']:
+            GB('CommandReader').map(lambda r: call_next(*r[1:])).register(
+                hook=command, mode='sync')
+        GB().register('h*', mode='sync', commands=['pfadd', 'pfcount'])
+        """
+    )
+    master.client.xadd("s", {"f": "v"})
+    master.call("PUBLISH", "a", "b")
+    master.call("XGROUP", "CREATE", "s", "g", "0")
+    master.call("PFADD", "h", "1", "2")
+    assert int(master.call("PFCOUNT", "h")) == 2
+    replica.wait_synced(master)
+    assert [group["name"] for group in replica.client.xinfo_groups("s")] == ["g"]
+    assert replica.error("XGROUP", "CREATE", "s", "g2", "0").startswith("READONLY")
+    assert all(e["RegistrationData"]["numTriggered"] == 0 for e in replica.registrations())
+
+
+def test_a_hook_that_goes_while_its_command_waits_in_a_transaction(new_env):
+    """The command is then checked and run as it is."""
+    env = new_env()
+    env.register(
+        "GB('CommandReader').map(lambda r: call_next(*r[1:])).register(hook='set', mode='sync')"
+    )
+    env.call("ACL", "SETUSER", "eve", "on", "nopass", "~a*", "+@all")
+    with env.server.wire() as wire:
+        wire.call("AUTH", "eve", "x")
+        wire.call("MULTI")
+        assert wire.call("SET", "a", "1") == "QUEUED"
+        env.unregister(env.identifier())
+        assert wire.call("EXEC") == ["OK"]
+        env.register(
+            "GB('CommandReader').map(lambda r: 1).register(hook='set', mode='sync')", "ID", "again"
+        )
+        wire.call("MULTI")
+        assert wire.call("SET", "b", "1").startswith("NOPERM") or True
+        env.unregister(env.identifier())
+        wire.call("DISCARD")
+    assert env.client.keys() == ["a"]

@@ -323,3 +323,33 @@ def test_others_are_served_after_the_stop(limited):
         for thread in threads:
             thread.join(10)
     assert replies == ["PONG"] * 10
+
+
+@pytest.mark.parametrize("mode", ["async_local", "async"])
+def test_an_atomic_block_that_does_not_end(new_env, mode):
+    """The server waits for it as for a sync function."""
+    env = new_env("SyncTimeLimit", LIMIT)
+    env.register(
+        f"""
+        def work(x):
+            with atomic():
+                execute('set', 'in', 1)
+                while True: pass
+        GB('CommandReader').map(work).register(trigger='work', mode='{mode}')
+        """
+    )
+    assert "gears.forcestopped" in env.error("RG.TRIGGER", "work")
+    assert env.client.get("in") == "1"
+    env.register(
+        """
+        import time
+        def short(x):
+            with atomic(): execute('incr', 'n')
+            time.sleep(0.5)
+            with atomic(): execute('incr', 'n')
+            return isInAtomicBlock()
+        GB('CommandReader').map(short).register(trigger='short')
+        """
+    )
+    assert env.trigger("short") == ["False"]
+    assert env.client.get("n") == "2"

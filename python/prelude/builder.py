@@ -351,10 +351,11 @@ class GearsSession:
         self.s = s
 
     def __enter__(self):
+        self.before = getGearsSession()
         setGearsSession(self.s)
 
     def __exit__(self, *exc):
-        setGearsSession(None)
+        setGearsSession(self.before)
 
 
 def _not_yet(name):

@@ -380,15 +380,6 @@ pub struct Joining<L: Language> {
     pub wire: RegistrationWire,
 }
 
-impl<L: Language> Clone for Joining<L> {
-    fn clone(&self) -> Self {
-        Self {
-            registration: self.registration.clone(),
-            wire: self.wire.clone(),
-        }
-    }
-}
-
 /// What a script changes: all of it, or nothing.
 pub struct Change<L: Language> {
     /// The session of the script.
@@ -403,7 +394,8 @@ pub struct Change<L: Language> {
 pub trait Registrar<L: Language>: Send + Sync {
     /// An id that no plan or registration had before.
     fn next_id(&self) -> Id;
-    /// Why a change can not be made, if so. May wait for the server lock.
+    /// Why the last registration of a change can not join the others, if so. May wait for the server
+    /// lock.
     fn verify(&self, change: &Change<L>) -> Result<(), String>;
     /// Makes it. May wait for the server lock.
     fn apply(&self, change: Change<L>) -> Result<(), String>;

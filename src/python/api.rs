@@ -11,8 +11,9 @@ use super::error::{FlatError, ForceStopped, GearsError, gears_error, lossy};
 use super::function::Function;
 use super::interpreter::{SESSION_NAME, world};
 use super::object;
-use super::session::{Current, bind, current, current_session};
+use super::session::{Current, bind, change_current, current, current_session};
 use super::shipping;
+use super::watch;
 use crate::engine::{Caller, Command, LogLevel, Results, TimeEvent};
 
 /// execute(command, *args): runs a command of the server and returns its reply.
@@ -65,21 +66,20 @@ fn atomic() -> Atomic {
 #[pymethods]
 impl Atomic {
     fn __enter__(this: PyRef<'_, Self>) -> PyResult<PyRef<'_, Self>> {
-        if current_session().is_none() {
-            return Err(gears_error(
-                "atomic can only be used on registered gears thread",
-            ));
-        }
+        let session = current_session()
+            .ok_or_else(|| gears_error("atomic can only be used on registered gears thread"))?;
         let host = &world().host;
         if host.in_atomic() {
             return Err(gears_error("Already inside an atomic block"));
         }
         this.py().detach(|| host.enter_atomic());
+        watch::begin_block(this.py(), &session);
         Ok(this)
     }
 
     #[pyo3(signature = (*_exception))]
     fn __exit__(&self, py: Python<'_>, _exception: &Bound<'_, PyTuple>) -> PyResult<bool> {
+        watch::end_block(py);
         // Giving the lock back may take a rest.
         if !py.detach(|| world().host.leave_atomic()) {
             return Err(gears_error("Not inside an atomic block"));
@@ -98,7 +98,7 @@ fn is_in_atomic_block() -> bool {
 #[pyfunction(name = "isAsyncAllow")]
 fn is_async_allow() -> bool {
     current().is_some_and(|current| {
-        current.script.is_none() && current.caller.is_none_or(|caller| caller.may_wait())
+        current.step && current.caller.is_none_or(|caller| caller.may_wait())
     })
 }
 
@@ -182,10 +182,15 @@ fn flat_error(args: &Bound<'_, PyTuple>) -> PyResult<()> {
 /// getGearsSession(): the session of this thread, or None.
 #[pyfunction(name = "getGearsSession")]
 fn get_gears_session() -> Option<SessionHandle> {
-    current_session().map(SessionHandle)
+    let current = current().filter(|current| !current.hidden)?;
+    Some(SessionHandle {
+        session: current.session,
+        caller: current.caller,
+    })
 }
 
-/// setGearsSession(session): binds a session, or None, to this thread.
+/// setGearsSession(session): binds a session, or None, to this thread. With None it can still use the
+/// server, but build no functions.
 #[pyfunction]
 #[pyo3(signature = (*args), name = "setGearsSession")]
 fn set_gears_session(args: &Bound<'_, PyTuple>) -> PyResult<()> {
@@ -194,13 +199,21 @@ fn set_gears_session(args: &Bound<'_, PyTuple>) -> PyResult<()> {
     }
     let session = args.get_item(0)?;
     if session.is_none() {
-        bind(None);
+        change_current(|current| current.hidden = true);
         return Ok(());
     }
-    let Ok(session) = session.cast::<SessionHandle>() else {
+    let Ok(handle) = session.cast::<SessionHandle>() else {
         return Err(gears_error("Given object is not of type GearsSession"));
     };
-    bind(Some(Current::of_session(session.get().0.clone())));
+    let handle = handle.get();
+    let before = current().filter(|current| Arc::ptr_eq(&current.session, &handle.session));
+    // Where the thread runs code of this session already, its script and step go on.
+    let now = before.unwrap_or_else(|| Current::of_session(handle.session.clone()));
+    bind(Some(Current {
+        caller: handle.caller.clone(),
+        hidden: false,
+        ..now
+    }));
     Ok(())
 }
 

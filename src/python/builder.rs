@@ -12,7 +12,7 @@ use super::language::{Cpython, Generator};
 use super::options::Options;
 use super::register::register;
 use super::session::{Session, current};
-use crate::engine::{KeysRange, Launch, Mode, PlanBuilder, ReaderSpec, Source, Step};
+use crate::engine::{Caller, KeysRange, Launch, Mode, PlanBuilder, ReaderSpec, Source, Step};
 
 const READERS: [&str; 5] = [
     "KeysReader",
@@ -32,10 +32,18 @@ pub(super) struct Builder {
 #[pyfunction]
 #[pyo3(signature = (*args), name = "gearsCtx")]
 pub(super) fn gears_ctx(args: &Bound<'_, PyTuple>) -> PyResult<Builder> {
-    if current().is_none() {
-        return Err(gears_error(
-            "Can only create a gearsCtx on registered gears thread",
-        ));
+    match current() {
+        None => {
+            return Err(gears_error(
+                "Can only create a gearsCtx on registered gears thread",
+            ));
+        }
+        Some(current) if current.hidden => {
+            return Err(gears_error(
+                "Can not create a gearsCtx on a python created thread",
+            ));
+        }
+        Some(_) => {}
     }
     if args.len() > 2 {
         return Err(gears_error("gearsCtx takes a reader and a description"));
@@ -335,14 +343,17 @@ fn generator(arg: Option<&Bound<'_, PyAny>>) -> PyResult<Generator> {
     Ok(Generator::Callable(arg.clone().unbind()))
 }
 
-/// An opaque session, as `getGearsSession` gives it.
+/// An opaque session, as `getGearsSession` gives it, with the command that was answered then.
 #[pyclass(name = "PyExecutionSession", module = "redisgears", frozen)]
-pub(super) struct SessionHandle(pub(super) Arc<Session>);
+pub(super) struct SessionHandle {
+    pub(super) session: Arc<Session>,
+    pub(super) caller: Option<Arc<dyn Caller>>,
+}
 
 #[pymethods]
 impl SessionHandle {
     fn __repr__(&self) -> String {
-        format!("<gears session {}>", self.0)
+        format!("<gears session {}>", self.session)
     }
 }
 

@@ -104,8 +104,10 @@ impl Function {
                     }
                 }
                 StepTwin::Add => {
-                    if let Ok(set) = accumulator.cast_exact::<PySet>() {
-                        set.add(x)?;
+                    // What can not be added is tried again in Python: its error tells where.
+                    if let Ok(set) = accumulator.cast_exact::<PySet>()
+                        && set.add(&x).is_ok()
+                    {
                         return Ok(accumulator);
                     }
                 }

@@ -11,7 +11,7 @@ use super::error::error_text;
 use super::function::Function;
 use super::language::Cpython;
 use super::link::{self, Allocator};
-use super::session::{Current, Session, TopLevel, bind};
+use super::session::{Current, Session, TopLevel, bind, change_current};
 use crate::engine::{
     Behalf, Change, Environment, Execution, Host, Language, LogLevel, Registrar, Registry, Ticket,
 };
@@ -159,9 +159,8 @@ pub(crate) fn run_script(script: Script) -> Result<ScriptEnd, String> {
         let globals = session.globals(py).ok_or("the session is gone")?;
         let top_level = Arc::new(TopLevel::new(replaces));
         let before = bind(Some(Current {
-            session: session.clone(),
             script: Some(top_level.clone()),
-            caller: None,
+            ..Current::of_session(session.clone())
         }));
         let section = session.begin(py, Some(SCRIPT_TICKET));
         let ran = run_source(py, session.source(), &globals);
@@ -192,6 +191,7 @@ pub(crate) fn call(session: &Arc<Session>, f: &Function) -> Result<(), String> {
         caller: None,
     };
     Cpython::attach(&behalf, |py| {
+        change_current(|current| current.step = false);
         f.call0(py).map_err(|error| error_text(py, &error))
     })
 }

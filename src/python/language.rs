@@ -85,9 +85,9 @@ impl Language for Cpython {
         Python::attach(|py| {
             drop(urgent);
             let before = bind(Some(Current {
-                session: (**session).clone(),
-                script: None,
                 caller: behalf.caller.cloned(),
+                step: true,
+                ..Current::of_session((**session).clone())
             }));
             let (ticket, watch) = match behalf.ticket {
                 Ticket::Number(number) => (Some(number), None),

@@ -104,9 +104,12 @@ pub(super) fn register(
             let mut change = script.change(session);
             change.add.push(joining);
             // It may have to ask the server.
-            py.detach(|| registrar.verify(&change))
-                .map_err(gears_error)?;
+            let verified = py.detach(|| registrar.verify(&change));
+            if verified.is_err() {
+                change.add.pop();
+            }
             script.set_change(change);
+            verified.map_err(gears_error)?;
         }
         None => {
             let change = Change {

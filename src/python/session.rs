@@ -15,6 +15,7 @@ use super::interpreter::{SESSION_NAME, prelude, prototype, world};
 use super::language::Cpython;
 use super::link;
 use super::shipping::language;
+use super::watch;
 use crate::engine::wire::SessionWire;
 use crate::engine::{Caller, Change, Context, Execution, LogLevel};
 
@@ -107,6 +108,23 @@ impl Session {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Interrupts for this ticket hit this thread from now on.
+    pub(super) fn interruptible(&self, py: Python<'_>, ticket: u64) {
+        let running = Running {
+            thread: link::thread_ident(py),
+            interrupted: false,
+        };
+        self.running().insert(ticket, running);
+    }
+
+    /// They do not any more; one that came too late is taken back.
+    pub(super) fn uninterruptible(&self, py: Python<'_>, ticket: u64) {
+        let ran = self.running().remove(&ticket);
+        if ran.is_some_and(|ran| ran.interrupted) {
+            link::raise_in(py, link::thread_ident(py), None);
+        }
+    }
+
     /// Begins a section on this thread. Until it ends, interrupts for `ticket`, if it has one, hit
     /// this thread, and context variables are its own.
     pub(super) fn begin<'py>(
@@ -116,11 +134,7 @@ impl Session {
     ) -> PyResult<Section<'py>> {
         let context = link::enter_context(py)?;
         if let Some(ticket) = ticket {
-            let running = Running {
-                thread: link::thread_ident(py),
-                interrupted: false,
-            };
-            self.running().insert(ticket, running);
+            self.interruptible(py, ticket);
         }
         let was_atomic = world().host.in_atomic();
         Ok(Section {
@@ -145,16 +159,15 @@ pub(super) struct Section<'py> {
 
 impl Drop for Section<'_> {
     fn drop(&mut self) {
-        let ran = self
-            .ticket
-            .and_then(|ticket| self.session.running().remove(&ticket));
-        if ran.is_some_and(|ran| ran.interrupted) {
-            // One that came too late is taken back.
-            link::raise_in(self.py, link::thread_ident(self.py), None);
+        if let Some(ticket) = self.ticket {
+            self.session.uninterruptible(self.py, ticket);
         }
         link::stop_tracing(self.py);
         self.context.leave();
         let left_open = !self.was_atomic && world().host.in_atomic();
+        if left_open {
+            watch::end_block(self.py);
+        }
         // Giving the lock back may take a rest.
         if left_open && self.py.detach(|| world().host.leave_atomic()) {
             let message = format!(
@@ -217,15 +230,21 @@ pub(super) struct Current {
     pub(super) script: Option<Arc<TopLevel>>,
     /// The command that is answered.
     pub(super) caller: Option<Arc<dyn Caller>>,
+    /// Whether it is a callback of a step, which could answer later.
+    pub(super) step: bool,
+    /// The thread goes on with the rights of the session, but does not show it: setGearsSession(None).
+    pub(super) hidden: bool,
 }
 
 impl Current {
-    /// Code of a session outside of its script and of any command.
+    /// Code of a session outside of its steps.
     pub(super) fn of_session(session: Arc<Session>) -> Self {
         Self {
             session,
             script: None,
             caller: None,
+            step: false,
+            hidden: false,
         }
     }
 }
@@ -252,25 +271,18 @@ impl TopLevel {
         self.change.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What it has registered so far.
+    /// What it has registered so far, to be added to and given back.
     pub(super) fn change(&self, session: &Arc<Session>) -> Change<Cpython> {
-        match &*self.pending() {
-            Some(change) => Change {
-                session: session.clone(),
-                replaces: change.replaces.clone(),
-                add: change.add.clone(),
-            },
-            None => Change {
-                session: session.clone(),
-                replaces: self.replaces.clone(),
-                add: Vec::new(),
-            },
-        }
+        self.take_change().unwrap_or_else(|| Change {
+            session: session.clone(),
+            replaces: self.replaces.clone(),
+            add: Vec::new(),
+        })
     }
 
     /// It has registered this so far.
     pub(super) fn set_change(&self, change: Change<Cpython>) {
-        *self.pending() = Some(change);
+        *self.pending() = (!change.add.is_empty()).then_some(change);
     }
 
     /// What it has registered, if anything.
@@ -310,6 +322,11 @@ pub(super) fn current() -> Option<Current> {
 /// The session of this thread.
 pub(super) fn current_session() -> Option<Arc<Session>> {
     CURRENT.with_borrow(|current| current.as_ref().map(|current| current.session.clone()))
+}
+
+/// Changes what this thread runs, if it runs code of a session.
+pub(super) fn change_current(change: impl FnOnce(&mut Current)) {
+    CURRENT.with_borrow_mut(|current| current.as_mut().map(change));
 }
 
 /// Binds this thread to what it runs; returns what it was bound to.

@@ -1,9 +1,12 @@
 //! The time limit for code that the server waits for: a thread that watches it, and interrupts it.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once, PoisonError};
 use std::time::{Duration, Instant};
+
+use pyo3::prelude::*;
 
 use super::interpreter::{enter_thread, world};
 use super::session::Session;
@@ -72,6 +75,33 @@ pub(super) fn begin(session: &Arc<Session>) -> Option<Watch> {
         CAME.notify_one();
     }
     Some(Watch(ticket))
+}
+
+/// An atomic block that is watched.
+struct Block {
+    watch: Watch,
+    session: Arc<Session>,
+}
+
+thread_local! {
+    /// The one of this thread.
+    static BLOCK: RefCell<Option<Block>> = const { RefCell::new(None) };
+}
+
+/// Watches the atomic block of this thread that begins now, if there is a limit.
+pub(super) fn begin_block(py: Python<'_>, session: &Arc<Session>) {
+    if let Some(watch) = begin(session) {
+        session.interruptible(py, watch.ticket());
+        let session = session.clone();
+        BLOCK.set(Some(Block { watch, session }));
+    }
+}
+
+/// The atomic block of this thread ends.
+pub(super) fn end_block(py: Python<'_>) {
+    if let Some(Block { watch, session }) = BLOCK.take() {
+        session.uninterruptible(py, watch.ticket());
+    }
 }
 
 /// The loop of the watching thread.

@@ -233,6 +233,9 @@ const DOORS: [raw::CommandCallback; COMMANDS.len()] = [
     enter::<22>,
     enter::<23>,
     enter::<24>,
+    enter::<25>,
+    enter::<26>,
+    enter::<27>,
 ];
 
 fn register_commands(ctx: *mut RedisModuleCtx) -> Result<(), String> {
@@ -372,6 +375,11 @@ extern "C" fn info(ctx: *mut RedisModuleInfoCtx, for_crash_report: c_int) {
             info.number(c"TotalAllocated", total as u64);
             info.number(c"PeakAllocated", peak as u64);
             info.number(c"CurrAllocated", current as u64);
+        }
+        if info.section(c"python_sessions") {
+            for (id, text) in module.registrations.list_sessions() {
+                info.named_text(&id, &text);
+            }
         }
     });
 }

@@ -1,5 +1,7 @@
 """RG.CLEARREGISTRATIONSSTATS, and what INFO says of registrations."""
 
+import ast
+
 import pytest
 from env import HOLD
 from server import wait_until
@@ -131,3 +133,10 @@ def test_texts_do_not_break_the_reply(env, text):
     lines = env.call("INFO", "rg").decode().splitlines()
     assert len([line for line in lines if line.startswith("rg_" + env.identifier())]) == 1
     assert all(line == "" or line.startswith(("#", "rg_")) for line in lines)
+
+
+def test_sessions_in_info(env):
+    env.register("GB().register('k*')\nGB().register('l*')", "ID", "mine", "DESCRIPTION", "a text")
+    for section in ["rg", "rg_python_sessions"]:
+        text = info(env, section)["rg_mine"]
+        assert ast.literal_eval(text) == env.session(env.registrations()[0]["id"])

@@ -171,3 +171,32 @@ def test_registering_and_unregistering_leaves_nothing(env):
 
     before = cycle(50)
     wait_until(lambda: cycle(200) < before + 5_000_000, what="memory to stay flat")
+
+
+def test_within_a_script(env):
+    env.register("GB().register('k*')")
+    code = "return redis.call('RG.UNREGISTER', ARGV[1])"
+    assert env.call("EVAL", code, 0, env.identifier()) == "OK"
+    assert env.registrations() == []
+
+
+def test_many_at_once(env):
+    """Registering and removing many takes time in proportion; what is left works."""
+    script = """
+        for i in range(2000):
+            GB('CommandReader').map(lambda r: r[0]).register(trigger=f'{0}t{i}', mode='sync')
+            GB().foreach(lambda r: execute('incr', 'n')).register(f'{0}k{i}', mode='sync')
+        """
+    env.register(script.replace("{0}", "a"), "ID", "s")
+    assert env.trigger("at1999") == ["at1999"]
+    assert "trigger already registered" in env.refused(
+        "GB('CommandReader').register(trigger='at7')", "ID", "other"
+    )
+    env.register(script.replace("{0}", "b"), "ID", "s", "UPGRADE")
+    assert env.error("RG.TRIGGER", "at7") == "ERR subcommand not found"
+    assert env.trigger("bt7") == ["bt7"]
+    env.client.set("bk7", 1)
+    env.client.set("ak7", 1)
+    wait_until(lambda: env.client.get("n") == "1")
+    env.register("GB().register('x')", "ID", "s", "UPGRADE")
+    assert len(env.registrations()) == 1

@@ -1,6 +1,7 @@
 """atomic, configGet, hashtag, log, flat_error, isAsyncAllow, isInAtomicBlock."""
 
 import pytest
+from server import wait_until
 
 
 def value(env, expression):
@@ -258,3 +259,24 @@ def test_is_async_allow(env):
     assert value(env, "isAsyncAllow()") == "True"
     env.execute("execute('set', 'x', isAsyncAllow())")
     assert env.client.get("x") == "False"
+
+
+def test_async_is_allowed_in_steps_only(env):
+    env.register(
+        """
+        def say(name): execute('rpush', 'log', name + ' ' + str(isAsyncAllow()))
+        GB().foreach(lambda r: say('step')).register('k*', onRegistered=lambda: say('registered'))
+        registerTE(1, lambda: say('time'), 'timer')
+        import threading
+        def work():
+            registerGearsThread()
+            say('thread')
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        """
+    )
+    env.client.set("k", 1)
+    expected = {"registered False", "time False", "thread False", "step True"}
+    wait_until(lambda: set(env.log_list()) == expected)
+    env.client.delete("timer")

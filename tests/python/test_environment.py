@@ -180,3 +180,70 @@ def test_a_script_goes_on_after_a_later_feature(env):
         GB('ShardsIDReader').run()
         """
     ) == ["1"]
+
+
+def test_a_session_for_a_block(env):
+    """Afterwards the thread is what it was before."""
+    env.register(
+        """
+        with GearsSession(getGearsSession()):
+            execute('set', 'in', 1)
+        execute('set', 'after', 1)
+        def step(r):
+            with GearsSession(getGearsSession()):
+                execute('ping')
+            GB('ShardsIDReader')
+            return execute('ping')
+        GB('CommandReader').map(step).register(trigger='t', mode='sync')
+        """
+    )
+    assert env.client.exists("in", "after") == 2
+    assert env.trigger("t") == ["PONG"]
+
+
+def test_a_thread_without_a_session(env):
+    """It may use the server, but build no functions."""
+    env.execute(
+        """
+        import threading
+        said = []
+        def work():
+            registerGearsThread()
+            setGearsSession(None)
+            assert getGearsSession() is None
+            said.append(execute('ping'))
+            try:
+                GB()
+            except Exception as error:
+                said.append(str(error))
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        assert said == ['PONG', 'Can not create a gearsCtx on a python created thread'], said
+        """
+    )
+
+
+def test_a_session_takes_its_command_along(env):
+    """To a thread of the step's own."""
+    env.register(
+        """
+        import threading
+        def in_thread(body):
+            session, made = getGearsSession(), []
+            def work():
+                setGearsSession(session)
+                made.append(body())
+            thread = threading.Thread(target=work)
+            thread.start()
+            thread.join()
+            return made[0]
+        GB('CommandReader').map(lambda r: in_thread(lambda: call_next(*r[1:]))).register(
+            hook='get', mode='async_local')
+        GB().foreach(lambda r: in_thread(lambda: override_reply(' '.join(get_command())))).register(
+            'k*', commands=['set'], mode='async_local')
+        """
+    )
+    env.client.set("x", "text")
+    assert env.call("GET", "x") == b"text"
+    assert env.call("SET", "k", "v") == b"SET k v"

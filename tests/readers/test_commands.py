@@ -709,3 +709,83 @@ def test_a_function_unregisters_itself(env, mode):
     )
     assert env.trigger("t") == ["OK"]
     assert env.registrations() == []
+
+
+@pytest.mark.parametrize("command", ["client", "config", "script", "function", "acl"])
+def test_parts_of_a_command_that_scripts_may_not_run(env, command):
+    text = "Can not override a command which are not allowed inside a script"
+    assert text in env.refused(f"GB('CommandReader').register(hook='{command}', mode='sync')")
+
+
+@pytest.mark.parametrize("command", ["object|freq", "xgroup|create", "|", "get|"])
+def test_a_part_of_a_command_is_no_command(env, command):
+    """What a client sends begins with the whole command: such a hook would never run."""
+    text = "Can not override an unexisting command"
+    assert text in env.refused(f"GB('CommandReader').register(hook='{command}', mode='sync')")
+    text = "bad reply on COMMAND command"
+    assert text in env.refused(f"GB().register('*', commands=['{command}'], mode='sync')")
+
+
+def test_select_has_no_hook(env):
+    """The next command would run in the database of before."""
+    text = "Can not override a command that changes its client"
+    assert text in env.refused("GB('CommandReader').register(hook='select', mode='sync')")
+
+
+def test_a_hook_on_a_command_of_parts(env):
+    hook(env, "lambda r: call_next(*r[1:]) + '!'", "object")
+    env.client.set("k", "text")
+    assert env.call("OBJECT", "ENCODING", "k") == b"embstr!"
+    assert "syntax" in env.error("OBJECT", "nope", "k") or "unknown subcommand" in env.error(
+        "OBJECT", "nope", "k"
+    )
+    assert "wrong number" in env.error("OBJECT", "ENCODING")
+
+
+@pytest.mark.parametrize(
+    ("rights", "words", "expected"),
+    [
+        ("%R~k*", ("GET", "k"), b"text"),
+        ("%W~k*", ("SET", "k", "new"), b"OK"),
+        ("%RW~k*", ("SET", "k", "new"), b"OK"),
+        ("%R~k*", ("SET", "k", "new"), None),
+        ("%W~k*", ("GET", "k"), None),
+        ("%R~other*", ("GET", "k"), None),
+    ],
+)
+@pytest.mark.parametrize("kind", ["hook", "commands"])
+def test_rights_to_keys_are_those_of_the_command(env, rights, words, expected, kind):
+    """The carrier asks for no more than the command does."""
+    env.client.set("k", "text")
+    if kind == "hook":
+        hook(env, NEXT, words[0])
+    else:
+        env.register(f"GB().register('k*', commands=['{words[0]}'], mode='sync')")
+    env.call("ACL", "SETUSER", "bob", "reset", "on", "nopass", rights, "+@all")
+    with env.server.wire() as bob:
+        bob.call("AUTH", "bob", "x")
+        reply = bob.call(*words)
+    if expected is None:
+        assert reply.startswith("NOPERM")
+    else:
+        assert (reply if isinstance(reply, bytes) else reply.encode()) == expected
+
+
+def test_users_of_any_name(env):
+    """One whose name is no text is not taken for another one."""
+    env.call("ACL", "SETUSER", b"\xef\xbf\xbd", "on", "nopass", "~*", "&*", "+@all")
+    env.call("ACL", "SETUSER", b"\xff", "on", "nopass", "~a*", "+get", "+@connection", *CARRIERS)
+    hook(env, NEXT, "set")
+    hook(env, NEXT, "get")
+    env.client.set("a", "1")
+    with env.server.wire() as wire:
+        assert wire.call("AUTH", b"\xff", "x") == "OK"
+        assert wire.call("SET", "a", "2").startswith("NOPERM")
+        assert wire.call("GET", "a") == b"1"
+    env.call("ACL", "SETUSER", b"\xff", "+@all")
+    with env.server.wire() as wire:
+        assert wire.call("AUTH", b"\xff", "x") == "OK"
+        reply = wire.call("RG.PYEXECUTE", "execute('set', 'secret', 1)")
+        assert "UTF-8" in reply
+    env.call("ACL", "DELUSER", b"\xff", b"\xef\xbf\xbd")
+    assert env.client.keys() == ["a"]

@@ -584,3 +584,75 @@ def test_many_registrations_on_other_prefixes(env):
     assert names(env) == ["k"]
     fired = [e for e in env.registrations() if e["RegistrationData"]["numTriggered"]]
     assert [e["RegistrationData"]["args"]["regex"] for e in fired] == ["other:500:*", "k*"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("value", ["1.5", "1", "10000", "1e3"])
+def test_incrbyfloat(env, mode, value):
+    """Reading the value changed it under the command's feet, which ended the server."""
+    listen(env, mode=mode, log="foreach(lambda r: execute('rpush', 'log', r['value']))")
+    listen(env, "commands=['incrbyfloat']", mode=mode, log="foreach(lambda r: r['value'])")
+    env.client.set("k", value)
+    expected = []
+    for _ in range(50):
+        expected.append(env.call("INCRBYFLOAT", "k", "0.5").decode())
+    assert float(expected[-1]) == float(value) + 25
+    env.client.eval("for i = 1, 20 do redis.call('incrbyfloat', 'k', 1) end", 0)
+    with env.client.pipeline() as pipe:
+        for _ in range(20):
+            pipe.incrbyfloat("k", 1)
+        pipe.execute()
+    env.settled(env.registrations()[0]["id"])
+    assert float(env.client.get("k")) == float(value) + 65
+    if mode == "sync":
+        assert env.log_list()[:51] == [value, *expected]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "value", ["7", "12345678901234567890", "text", "x" * 44, "x" * 45, "x" * 300, ""]
+)
+def test_reading_leaves_strings_as_they_are_stored(env, mode, value):
+    env.client.set("other", value)
+    before = env.client.object("encoding", "other")
+    log = "foreach(lambda r: execute('rpush', 'log', r['value']))"
+    listen(env, mode=mode, log=log, arguments="eventTypes=['set']")
+    env.client.set("k", value)
+    env.wait_log([value])
+    assert env.client.object("encoding", "k") == before
+    assert env.results("GB().map(lambda r: r['value']).run('other')") == [value]
+    assert env.client.object("encoding", "other") == before
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_records_of_other_databases(env, mode):
+    """They show the key that the event is about, not its namesake in database 0."""
+    env.client.set("k", "here")
+    log = "foreach(lambda r: execute('rpush', 'log', r['type'] + ' ' + str(r['value'])))"
+    listen(env, mode=mode, log=log)
+    listen(env, "keyTypes=['hash']", prefix="only*", mode=mode, log=log)
+    with env.server.wire() as other:
+        other.call("SELECT", 1)
+        other.call("SET", "k", "there")
+        env.wait_log(["string there"])
+        other.call("HSET", "only", "f", "v")
+        env.wait_log(["string there", "hash {'f': 'v'}"])
+        env.client.set("only", "text")
+        other.call("FLUSHDB")
+    env.client.set("k", "again")
+    env.wait_log(["string there", "hash {'f': 'v'}", "string again"])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_overridden_reply_of_another_database(env, mode):
+    env.client.set("k", "here")
+    env.register(
+        f"""
+        GB().foreach(lambda r: override_reply(r['value'])).register(
+            'k*', mode='{mode}', commands=['set'])
+        """
+    )
+    with env.server.wire() as other:
+        other.call("SELECT", 1)
+        assert other.call("SET", "k", "there") == b"there"
+        other.call("FLUSHDB")

@@ -161,3 +161,176 @@ def test_a_replaced_session_goes_on_where_the_old_one_stopped(env):
     env.register(KEEPS.format("a"), "ID", "second", "REPLACE_WITH", "first")
     add(env, "2-1")
     env.wait_log(["1-1", "2-1"], "a")
+
+
+SLOW = (
+    HOLD
+    + """
+def slow(r):
+    execute('rpush', 'log', r['id'])
+    hold()
+GB('StreamReader').foreach(slow).register('s', mode='async_local', {})
+"""
+)
+
+STRANGERS = {
+    "create": [("XGROUP", "CREATE", "s", "other", "0")],
+    "setid": [("XGROUP", "CREATE", "s", "o", "0"), ("XGROUP", "SETID", "s", "o", "1-1")],
+    "destroy": [("XGROUP", "CREATE", "s", "o", "0"), ("XGROUP", "DESTROY", "s", "o")],
+    "consumer": [("XGROUP", "CREATECONSUMER", "s", "__gears_consumer_group__", "c")],
+    "xsetid": [("XSETID", "s", "99-1")],
+    "other database": [("SELECT", "1"), ("SET", "s", "x"), ("DEL", "s"), ("SELECT", "0")],
+    "rename": [("RENAME", "s", "t"), ("RENAME", "t", "s")],
+}
+
+
+@pytest.mark.parametrize("what", STRANGERS)
+def test_a_backlog_goes_on_whatever_others_do(env, what):
+    env.register(SLOW.format("trimStream=False"))
+    expected = [f"{i}-1" for i in range(1, 7)]
+    add(env, *expected)
+    wait_until(lambda: env.client.exists("held"))
+    for words in STRANGERS[what]:
+        assert "ERR" not in str(env.call(*words))
+    env.client.set("go", 1)
+    wait_until(lambda: env.log_list()[-1:] == ["6-1"])
+    seen = env.log_list()
+    # What was under way may come again where the stream was another one in between.
+    assert list(dict.fromkeys(seen)) == expected
+    if what != "rename":
+        assert seen == expected
+
+
+@pytest.mark.parametrize("what", ["create", "setid", "destroy", "xsetid", "other database"])
+@pytest.mark.parametrize("mode", ["sync", "async_local"])
+def test_a_partial_batch_waits_for_its_time_whatever_others_do(env, what, mode):
+    env.register(
+        f"GB('StreamReader').{LOG_ID}.register('s', mode='{mode}', batch=3, duration=1500)"
+    )
+    add(env, "1-1", "2-1")
+    for words in STRANGERS[what]:
+        env.call(*words)
+    assert env.log_list() == []
+    env.wait_log(["1-1", "2-1"])
+
+
+@pytest.mark.parametrize("mode", ["sync", "async_local"])
+def test_entries_of_another_database_complete_no_batch(env, mode):
+    env.register(f"GB('StreamReader').{LOG_ID}.register('s', mode='{mode}', batch=3)")
+    add(env, "1-1", "2-1")
+    with env.server.wire() as other:
+        other.call("SELECT", 1)
+        other.call("XADD", "s", "*", "f", "v")
+        other.call("FLUSHDB")
+    add(env, "3-1")
+    env.wait_log(["1-1", "2-1", "3-1"])
+    assert env.settled()["numTriggered"] == 2
+
+
+@pytest.mark.parametrize("mode", ["sync", "async_local"])
+@pytest.mark.parametrize("way", ["rename", "copy", "restore"])
+def test_a_stream_that_comes_whole(env, mode, way):
+    """Its entries are read at once: nobody has to add one first."""
+    env.register(f"GB('StreamReader').{LOG_ID}.register('s*', mode='{mode}')")
+    add(env, "1-1", "2-1", stream="other")
+    if way == "rename":
+        env.client.rename("other", "s1")
+    elif way == "copy":
+        env.client.copy("other", "s1")
+    else:
+        env.call("RESTORE", "s1", "0", env.binary.dump("other"))
+    env.wait_log(["1-1", "2-1"])
+
+
+def test_a_stream_that_comes_in_place_of_one_in_work(env):
+    """The batch of the old stream neither acknowledges nor trims the new one's entries."""
+    env.register(SLOW.format(""))
+    add(env, "100-1")
+    add(env, *[f"{i}-1" for i in range(1, 6)], stream="other")
+    wait_until(lambda: env.client.exists("held"))
+    env.client.rename("other", "s")
+    env.client.set("go", 1)
+    env.wait_log(["100-1", *[f"{i}-1" for i in range(1, 6)]])
+
+
+@pytest.mark.parametrize("outcome", ["pass", "fail"])
+def test_an_upgrade_while_a_batch_runs(durable, outcome):
+    """The batch that was under way comes twice; it does not move the group of the new function."""
+    env = durable
+    fails = "continue" if outcome == "pass" else "abort"
+    env.register(
+        HOLD
+        + f"""
+def old(r):
+    hold()
+    if '{outcome}' == 'fail': raise ValueError('no')
+GB('StreamReader').foreach(old).register('s', mode='async_local', batch=2, trimStream=False,
+    onFailedPolicy='{fails}')
+""",
+        *("ID", "x"),
+    )
+    entries = [f"{i}-1" for i in range(1, 11)]
+    add(env, *entries)
+    wait_until(lambda: env.client.exists("held"))
+    new = f"GB('StreamReader').{LOG_ID}.register('s', mode='async_local', trimStream=False)"
+    env.register(new, "ID", "x", "UPGRADE")
+    env.wait_log(entries)
+    env.settled()
+    env.client.set("go", 1)
+    wait_until(lambda: all(status == "done" for status in env.executions().values()))
+    add(env, "11-1")
+    env.wait_log([*entries, "11-1"])
+    env.settled()
+    (group,) = env.client.xinfo_groups("s")
+    assert (group["last-delivered-id"], group["pending"]) == ("11-1", 0)
+    env.reload()
+    add(env, "12-1")
+    env.wait_log([*entries, "11-1", "12-1"])
+
+
+def test_functions_of_one_upgrade_have_groups_of_their_own(env):
+    """The first took the group that the second one was to take over: entries were lost."""
+    env.register("GB('StreamReader').register('s', mode='async_local')", "ID", "x")
+    env.register(
+        """
+def c(r):
+    if execute('get', 'repaired') is None: raise ValueError('not yet')
+    execute('rpush', 'c', r['id'])
+GB('StreamReader').foreach(c).register('s*', mode='async_local', onFailedPolicy='retry')
+GB('StreamReader').foreach(lambda r: execute('rpush', 'd', r['id'])).register(
+    's', mode='async_local')
+""",
+        *("ID", "x", "UPGRADE"),
+    )
+    entries = [f"{i}-1" for i in range(2, 12)]
+    add(env, *entries)
+    env.wait_log(entries, "d")
+    assert len(groups(env)) == 2
+    assert env.client.xlen("s") == 10
+    env.client.set("repaired", 1)
+    env.wait_log(entries, "c")
+    wait_until(lambda: env.client.xlen("s") == 0)
+
+
+@pytest.mark.parametrize("batch", [1, 7, 40, 100, 130])
+@pytest.mark.parametrize("mode", ["sync", "async_local"])
+def test_entries_that_go_while_a_backlog_is_read(env, batch, mode):
+    """What others delete is not seen, whatever was read before its turn."""
+    add(env, *[f"{i}-1" for i in range(1, 301)])
+    env.register(
+        f"""
+def see(r):
+    execute('rpush', 'log', r['id'])
+    number = int(r['id'].split('-')[0])
+    if number % 50 == 10 and number < 160:
+        execute('xdel', 's', *[f'{{i}}-1' for i in range(number + {batch}, number + {batch} + 5)])
+GB('StreamReader').foreach(see).register('s', mode='{mode}', batch={batch}, trimStream=False)
+"""
+    )
+    wait_until(lambda: env.log_list()[-1:] == ["300-1"])
+    seen = [int(i.split("-")[0]) for i in env.log_list()]
+    left = [int(i.split("-")[0]) for i, _ in env.client.xrange("s")]
+    assert seen == sorted(set(seen))
+    assert set(left) <= set(seen)
+    if batch == 1:
+        assert seen == left

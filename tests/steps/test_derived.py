@@ -179,7 +179,7 @@ def test_distinct_of_dicts(env):
     env.client.set("x", 1)
     results, errors = env.run("GB().distinct().run()")
     assert results == []
-    assert "unhashable type: 'dict'" in errors[0]
+    assert "TypeError: unhashable type: 'dict'" in errors[0]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ mod abort;
 mod cluster;
 mod config;
 mod executions;
+mod legacy;
 mod pyexecute;
 mod pystats;
 mod registrations;
@@ -35,7 +36,7 @@ const LOADS_CODE: (&str, &str) = ("write deny-oom admin", "admin dangerous slow"
 /// Changes what the module does or keeps.
 const CHANGES: (&str, &str) = ("admin deny-script", "admin dangerous slow");
 /// Changes what is registered, which replicas get from their master.
-const REGISTERS: (&str, &str) = ("write admin deny-script", "admin dangerous slow");
+const REGISTERS: (&str, &str) = ("write admin", "admin dangerous slow");
 /// Runs what was registered, which may write.
 const RUNS: (&str, &str) = ("write deny-oom", "write slow");
 /// Carries commands that have hooks: it checks for itself what the server checks for those, the
@@ -116,7 +117,7 @@ const fn option(name: &'static std::ffi::CStr, token: &'static std::ffi::CStr) -
 }
 
 /// All commands.
-pub(super) const COMMANDS: [Command; 25] = [
+pub(super) const COMMANDS: [Command; 28] = [
     command(
         "rg.pyexecute",
         LOADS_CODE,
@@ -316,6 +317,30 @@ pub(super) const COMMANDS: [Command; 25] = [
         "O(N) where N is the length of the script",
         ID,
         registrations::session_source,
+    ),
+    command(
+        "rg.dumpplugins",
+        READS,
+        "Lists the plugins of RedisGears 1.x, of which there is one.",
+        "O(1)",
+        &[],
+        legacy::dump_plugins,
+    ),
+    command(
+        "rg.pyfreeinterpreter",
+        READS,
+        "Does nothing, as in the last versions of RedisGears 1.x.",
+        "O(1)",
+        &[],
+        legacy::free_interpreter,
+    ),
+    command(
+        "rg.pyexecuteremote",
+        READS,
+        "Does nothing, as in the last versions of RedisGears 1.x.",
+        "O(1)",
+        &[],
+        legacy::execute_remote,
     ),
     command(
         "rg.innerhook",

@@ -9,27 +9,32 @@ impl Registrations {
     /// All registrations with what a listing shows, in the order in which they were registered. The
     /// server lock is held.
     pub(in crate::redis) fn list(&self) -> Vec<Listed> {
+        let texts: HashMap<String, String> = self.list_sessions().into_iter().collect();
         let state = self.state();
-        let executions = self.registry.list();
-        let mut texts: HashMap<&str, String> = HashMap::new();
-        for (id, linked) in &state.sessions {
-            let runs = executions
-                .iter()
-                .filter(|execution| Arc::ptr_eq(&*execution.plan.context, &linked.session));
-            texts.insert(id, session_text(linked, runs.count()));
-        }
         let list = state.entries.values().map(|entry| Listed {
             function: entry.function.clone(),
             status: match &entry.fires {
                 Fires::Stream(consumer) => consumer.status(),
                 _ => "OK",
             },
-            session: texts
-                .get(entry.wire.session.as_str())
-                .cloned()
-                .unwrap_or_default(),
+            session: texts.get(&entry.wire.session).cloned().unwrap_or_default(),
         });
         list.collect()
+    }
+}
+
+impl Registrations {
+    /// Id and text of each session with registrations. The server lock is held.
+    pub(in crate::redis) fn list_sessions(&self) -> Vec<(String, String)> {
+        let state = self.state();
+        let executions = self.registry.list();
+        let text = |(id, linked): (&String, &Linked)| {
+            let runs = executions
+                .iter()
+                .filter(|execution| Arc::ptr_eq(&*execution.plan.context, &linked.session));
+            (id.clone(), session_text(linked, runs.count()))
+        };
+        state.sessions.iter().map(text).collect()
     }
 }
 

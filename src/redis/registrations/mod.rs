@@ -94,6 +94,8 @@ struct State {
     streams: Vec<Arc<Consumer>>,
     /// The command that runs and that KeysReader functions react to.
     call: Option<Arc<KeysCall>>,
+    /// Something was taken out that the indices still have.
+    stale: bool,
     /// Those that are being removed: onUnregistered runs.
     leaving: HashSet<Id>,
     /// Calls of onRegistered that wait for the end of loading.

@@ -143,11 +143,8 @@ impl Registrations {
             .iter()
             .map(|wire| known(wire).map(|known| (wire, known)))
             .collect::<Result<Vec<_>, _>>()?;
-        for id in &bundle.remove {
-            if let Some(id) = Id::parse(id.as_bytes()) {
-                self.remove(id, true);
-            }
-        }
+        let parsed = bundle.remove.iter().map(|id| Id::parse(id.as_bytes()));
+        self.remove_all(&parsed.flatten().collect::<Vec<_>>(), true);
         for (wire, (id, of, session)) in add {
             if self.state().order_of.contains_key(&id) {
                 continue;
@@ -161,9 +158,7 @@ impl Registrations {
             }
             self.join(function, wire.clone(), &session, of);
         }
-        if !self.is_loading() {
-            self.listen();
-        }
+        self.activate();
         Ok(())
     }
 
@@ -195,9 +190,7 @@ impl Registrations {
     pub(in crate::redis) fn loading(&self) {
         self.loading.store(true, Ordering::Relaxed);
         let ids: Vec<Id> = self.state().order_of.keys().copied().collect();
-        for id in ids {
-            self.remove(id, true);
-        }
+        self.remove_all(&ids, true);
         self.state().after_load.clear();
     }
 

@@ -47,7 +47,10 @@ impl Registrations {
                 {
                     return Some("trigger already registered in this session".into());
                 }
-                self.stays(replaced, |entry| same(&entry.function.trigger))
+                let state = self.state();
+                let found = state.triggers.get(name.as_bytes());
+                found
+                    .is_some_and(|found| stays(&found.function, replaced))
                     .then(|| "trigger already registered".into())
             }
             Trigger::Command {
@@ -64,12 +67,12 @@ impl Registrations {
                 {
                     return Some(error.into());
                 }
-                let same = |function: &Function| {
-                    matches!(&function.trigger,
-                        Trigger::Command { what: CommandTrigger::Hook { command: other, .. }, .. }
-                            if other.eq_ignore_ascii_case(command))
+                let none_sync = |function: &Function| {
+                    function.mode != Mode::Sync
+                        && matches!(&function.trigger,
+                            Trigger::Command { what: CommandTrigger::Hook { command: other, .. }, .. }
+                                if other.eq_ignore_ascii_case(command))
                 };
-                let none_sync = |function: &Function| same(function) && function.mode != Mode::Sync;
                 if pending.iter().any(|other| none_sync(&other.registration)) {
                     return Some(
                         "Can not override a none sync registration which already created on this \
@@ -77,33 +80,47 @@ impl Registrations {
                             .into(),
                     );
                 }
-                self.stays(replaced, |entry| none_sync(&entry.function))
+                let state = self.state();
+                let hooked = state.hooked.get(command.to_ascii_lowercase().as_bytes());
+                hooked
+                    .is_some_and(|hooked| {
+                        hooked.chain.iter().any(|hook| {
+                            let function = &hook.function.function;
+                            function.mode != Mode::Sync && stays(function, replaced)
+                        })
+                    })
                     .then(|| "Can not override a none sync registration".into())
             }
         }
     }
 
-    /// Whether there is such a registration that is not of the replaced session.
-    pub(super) fn stays(&self, replaced: Option<&str>, is: impl Fn(&Entry) -> bool) -> bool {
-        self.state()
-            .entries
-            .values()
-            .any(|entry| Some(entry.wire.session.as_str()) != replaced && is(entry))
+    /// Why the session of a change can not have registrations, if so.
+    fn refuse_session_of(&self, change: &Change<Cpython>) -> Option<String> {
+        let id = change.session.id();
+        let taken = change.replaces.as_deref() != Some(id)
+            && !self.is_own(&change.session)
+            && self.has_session(id);
+        taken.then(|| format!("Session {id} already exists"))
     }
 
-    pub(super) fn verify_held(&self, change: &Change<Cpython>) -> Result<(), String> {
+    /// Whether the last of a change can join what is here and what comes before it.
+    fn verify_last(&self, change: &Change<Cpython>) -> Result<(), String> {
         let replaced = change.replaces.as_deref();
-        let id = change.session.id();
-        if replaced != Some(id) && !self.is_own(&change.session) && self.has_session(id) {
-            return Err(format!("Session {id} already exists"));
-        }
-        for (at, joining) in change.add.iter().enumerate() {
-            let pending = change.add.get(..at).unwrap_or_default();
-            if let Some(error) = self.refuse(&joining.registration.trigger, pending, replaced) {
-                return Err(error);
-            }
-        }
-        Ok(())
+        let refused = self.refuse_session_of(change).or_else(|| {
+            let (last, pending) = change.add.split_last()?;
+            self.refuse(&last.registration.trigger, pending, replaced)
+        });
+        refused.map_or(Ok(()), Err)
+    }
+
+    /// Whether all of it still can: something may have come since each was verified.
+    fn verify_all(&self, change: &Change<Cpython>) -> Result<(), String> {
+        let replaced = change.replaces.as_deref();
+        let mut add = change.add.iter();
+        let refused = self.refuse_session_of(change).or_else(|| {
+            add.find_map(|joining| self.refuse(&joining.registration.trigger, &[], replaced))
+        });
+        refused.map_or(Ok(()), Err)
     }
 
     /// Whether it is this very session that is linked.
@@ -190,10 +207,9 @@ impl Registrations {
         let mut left = Vec::new();
         if let Some(replaced) = &change.replaces {
             left = self.groups_of(replaced);
-            for id in self.registrations_of(replaced) {
-                bundle.remove.push(id.to_string());
-                self.remove(id, true);
-            }
+            let ids = self.registrations_of(replaced);
+            bundle.remove.extend(ids.iter().map(Id::to_string));
+            self.remove_all(&ids, true);
             bundle.unlink.push(replaced.clone());
         }
         let wire = change.session.wire();
@@ -203,7 +219,7 @@ impl Registrations {
             bundle.add.push(joining.wire.clone());
             self.join(joining.registration, joining.wire, &change.session, &wire);
         }
-        self.listen();
+        self.activate();
         bundle
     }
 
@@ -254,7 +270,16 @@ impl Registrations {
             .unwrap_or_default()
     }
 
-    /// Adds a registration, and makes it active unless the server loads. The server lock is held.
+    /// Has all that joined be triggered from now on. The server lock is held.
+    pub(super) fn activate(&'static self) {
+        self.index();
+        if !self.is_loading() {
+            self.listen();
+        }
+        self.start_streams();
+    }
+
+    /// Adds a registration, which [`Self::activate`] makes active. The server lock is held.
     pub(super) fn join(
         &'static self,
         function: Arc<Function>,
@@ -295,9 +320,6 @@ impl Registrations {
             fires,
         };
         state.entries.insert(order, entry);
-        drop(state);
-        self.index();
-        self.start_streams();
     }
 
     pub(super) fn fires(&'static self, function: &Arc<Function>, trigger: &Trigger) -> Fires {
@@ -458,8 +480,31 @@ impl Registrations {
         self.streams.store(state.streams.len(), Ordering::Relaxed);
     }
 
-    /// Takes a registration out. The server lock is held.
+    /// Takes a registration out, if it is there. The server lock is held.
     pub(super) fn remove(&self, id: Id, abort_pending: bool) -> bool {
+        let removed = self.take_out(id, abort_pending);
+        self.index_again();
+        removed
+    }
+
+    /// Takes several out.
+    pub(super) fn remove_all(&self, ids: &[Id], abort_pending: bool) {
+        for &id in ids {
+            self.take_out(id, abort_pending);
+        }
+        self.index_again();
+    }
+
+    /// Makes the indices anew if something was taken out.
+    fn index_again(&self) {
+        let stale = std::mem::take(&mut self.state().stale);
+        if stale {
+            self.index();
+        }
+    }
+
+    /// Takes one out; the indices may have it until they are made anew.
+    fn take_out(&self, id: Id, abort_pending: bool) -> bool {
         let (function, fires) = {
             let mut state = self.state();
             let order = state.order_of.get(&id);
@@ -476,11 +521,16 @@ impl Registrations {
         // A data set that is loaded brings its own registrations: those before it just go.
         if !self.is_loading() {
             let callback = function.on_unregistered.as_ref();
+            if callback.is_some() {
+                // What it does does not trigger those that are gone.
+                self.index_again();
+            }
             self.call_back(&function, callback, "OnUnregistered");
         }
         let gone = {
             let mut state = self.state();
             state.leaving.remove(&id);
+            state.stale = true;
             state.after_load.retain(|other| other.id != id);
             let order = state.order_of.remove(&id);
             let entry = order.and_then(|order| state.entries.remove(&order));
@@ -497,7 +547,6 @@ impl Registrations {
             (entry, last)
         };
         drop(gone);
-        self.index();
         match &fires {
             Fires::Stream(consumer) => consumer.close(),
             Fires::Keys(keys) if abort_pending => self.drop_queued(&keys.lane),
@@ -534,6 +583,11 @@ impl Registrations {
     }
 }
 
+/// Whether a function is not of the session that is replaced.
+fn stays(function: &Function, replaced: Option<&str>) -> bool {
+    Some(function.plan.context.id()) != replaced
+}
+
 impl Registrar<Cpython> for &'static Registrations {
     fn next_id(&self) -> Id {
         Id {
@@ -543,7 +597,7 @@ impl Registrar<Cpython> for &'static Registrations {
     }
 
     fn verify(&self, change: &Change<Cpython>) -> Result<(), String> {
-        self.lock.with(|_| self.verify_held(change))
+        self.lock.with(|_| self.verify_last(change))
     }
 
     fn apply(&self, change: Change<Cpython>) -> Result<(), String> {
@@ -556,7 +610,7 @@ impl Registrar<Cpython> for &'static Registrations {
             if server.is_paused() {
                 return Err(raw::NO_WRITES_NOW.to_owned());
             }
-            self.verify_held(&change)?;
+            self.verify_all(&change)?;
             let bundle = self.apply_held(change);
             server.replicate(c"RG.INNERREGISTER", &[&seal(&bundle)]);
             Ok(())
