@@ -8,7 +8,7 @@ use pyo3::types::{PyDict, PyFunction, PyList, PySet, PyTuple};
 
 use super::error::{gears_error, lossy};
 use super::interpreter::prelude;
-use super::{link, object};
+use super::{link, object, text};
 use crate::engine::{Function as EngineFunction, Hint};
 
 /// A callback of a step.
@@ -75,7 +75,7 @@ impl Function {
         x: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyAny>> {
         match self.twin {
-            Twin::Str => Ok(x.str()?.into_any()),
+            Twin::Str => Ok(text::str(x)?.into_any()),
             _ => at_once(self.callable.bind(py).call1((x,))?),
         }
     }

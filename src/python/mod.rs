@@ -14,6 +14,7 @@ mod options;
 mod register;
 mod session;
 mod shipping;
+mod text;
 mod watch;
 
 pub(crate) use function::Function;
