@@ -90,7 +90,7 @@ impl Chunk {
 
     /// For entries of a stream.
     pub fn entries() -> Self {
-        Self::new(Kind::Entries)
+        Self::with_room(Kind::Entries)
     }
 
     /// Number of records.

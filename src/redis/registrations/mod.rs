@@ -6,10 +6,13 @@
 
 mod hooks;
 mod index;
+mod indices;
 mod keys;
 mod listing;
 mod manage;
 mod persistence;
+mod spec;
+mod stream_groups;
 mod streams;
 mod table;
 mod timers;
@@ -29,11 +32,12 @@ use crate::engine::{
 };
 use crate::python::{Cpython, Session};
 
-use hooks::{CommandSpec, Hooked, KeysCall};
+use hooks::{Hooked, KeysCall};
 use index::Index;
 use keys::KeysFunction;
 pub(super) use listing::Listed;
 pub(super) use persistence::{AUX, TIMER_KEYS};
+use spec::CommandSpec;
 use streams::Consumer;
 use timers::{TimeEvents, Timers};
 
@@ -92,6 +96,7 @@ struct State {
     keys_by_event: HashMap<Vec<u8>, Index<Arc<KeysFunction>>>,
     keys_of_all_events: Index<Arc<KeysFunction>>,
     streams: Vec<Arc<Consumer>>,
+    streams_by_name: Index<Arc<Consumer>>,
     /// The command that runs and that KeysReader functions react to.
     call: Option<Arc<KeysCall>>,
     /// Something was taken out that the indices still have.

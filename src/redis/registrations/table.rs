@@ -3,11 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::hooks;
-use super::hooks::{CommandSpec, Hook, Hooked};
-use super::index::{Index, Names};
 use super::keys::KeysFunction;
-use super::streams;
+use super::spec::{self, CommandSpec};
 use super::streams::Consumer;
 use super::{CommandFunction, Entry, Fires, Function, Linked, Registrations};
 use crate::engine::wire::{BundleWire, RegistrationWire, seal};
@@ -31,7 +28,7 @@ impl Registrations {
             Trigger::Stream(_) => None,
             Trigger::Keys(trigger) => trigger.commands.iter().flatten().find_map(|command| {
                 let spec = CommandSpec::of(self.server, command);
-                hooks::refuse_keys_hook(command, spec.as_ref(), &trigger.prefix).map(str::to_owned)
+                spec::refuse_keys_hook(command, spec.as_ref(), &trigger.prefix).map(str::to_owned)
             }),
             Trigger::Command {
                 what: CommandTrigger::Named(name),
@@ -62,8 +59,7 @@ impl Registrations {
                 ..
             } => {
                 let spec = CommandSpec::of(self.server, command);
-                if let Some(error) =
-                    hooks::refuse_hook(command, spec.as_ref(), key_prefix.is_some())
+                if let Some(error) = spec::refuse_hook(command, spec.as_ref(), key_prefix.is_some())
                 {
                     return Some(error.into());
                 }
@@ -165,42 +161,6 @@ impl Registrations {
         }
     }
 
-    /// Chooses the consumer group of a stream function: a name that stays its own for as long as it
-    /// is registered, and that the one after it takes over.
-    pub(super) fn choose_group(&self, trigger: &mut Trigger, left: &mut Vec<(String, String)>) {
-        let Trigger::Stream(stream) = trigger else {
-            return;
-        };
-        // A function that replaces one goes on where that stopped.
-        if let Some(at) = left.iter().position(|(prefix, _)| *prefix == stream.prefix) {
-            stream.group = left.remove(at).1;
-            return;
-        }
-        let names = Names::of(&stream.prefix);
-        let state = self.state();
-        // Also of those that can not run here: they keep their place.
-        let mut taken: Vec<&str> = state
-            .entries
-            .values()
-            .filter_map(|entry| match &entry.wire.trigger {
-                Trigger::Stream(other) if Names::of(&other.prefix).overlaps(&names) => {
-                    Some(other.group.as_str())
-                }
-                _ => None,
-            })
-            .collect();
-        // And those that others of this change will take over.
-        let later = left
-            .iter()
-            .filter(|(prefix, _)| Names::of(prefix).overlaps(&names));
-        taken.extend(later.map(|(_, group)| group.as_str()));
-        let shared = self.settings.shares_stream_groups();
-        stream.group = (1..)
-            .map(streams::group_name)
-            .find(|group| shared || !taken.contains(&group.as_str()))
-            .unwrap_or_default();
-    }
-
     /// Applies a change that was verified. The server lock is held.
     pub(super) fn apply_held(&'static self, change: Change<Cpython>) -> BundleWire {
         let mut bundle = BundleWire::default();
@@ -221,45 +181,6 @@ impl Registrations {
         }
         self.activate();
         bundle
-    }
-
-    /// The groups of all functions on a stream but this one, also of those that can not run here.
-    pub(super) fn other_groups(&self, key: &[u8], own: &str) -> Vec<String> {
-        let state = self.state();
-        let group = |entry: &Entry| match &entry.wire.trigger {
-            Trigger::Stream(other)
-                if other.group != own && Names::of(&other.prefix).matches(key) =>
-            {
-                Some(other.group.clone())
-            }
-            _ => None,
-        };
-        state.entries.values().filter_map(group).collect()
-    }
-
-    /// Whether a function has this group of a stream.
-    pub(super) fn has_group(&self, key: &[u8], group: &str) -> bool {
-        let has = |entry: &Entry| {
-            matches!(&entry.wire.trigger, Trigger::Stream(stream)
-                if stream.group == group && Names::of(&stream.prefix).matches(key))
-        };
-        self.state().entries.values().any(has)
-    }
-
-    /// Prefix and group of each stream function of a session.
-    fn groups_of(&self, session: &str) -> Vec<(String, String)> {
-        let state = self.state();
-        let own = |entry: &&Entry| entry.wire.session == session;
-        let group = |entry: &Entry| match &entry.wire.trigger {
-            Trigger::Stream(stream) => Some((stream.prefix.clone(), stream.group.clone())),
-            _ => None,
-        };
-        state
-            .entries
-            .values()
-            .filter(own)
-            .filter_map(group)
-            .collect()
     }
 
     pub(super) fn registrations_of(&self, session: &str) -> Vec<Id> {
@@ -378,106 +299,6 @@ impl Registrations {
                 self.state().specs.insert(name, spec);
             }
         }
-    }
-
-    /// Makes the indices anew from the entries. The server lock is held.
-    pub(super) fn index(&self) {
-        let mut state = self.state();
-        let state = &mut *state;
-        let (mut keys, mut hooks) = (0, 0);
-        state.triggers.clear();
-        state.hooked.clear();
-        state.keys_by_event.clear();
-        state.keys_of_all_events = Index::default();
-        state.streams.clear();
-        for (&order, entry) in &state.entries {
-            match &entry.fires {
-                Fires::Broken => {}
-                Fires::Stream(consumer) => state.streams.push(consumer.clone()),
-                Fires::Keys(function) => {
-                    keys += 1;
-                    match &function.events {
-                        None => state.keys_of_all_events.insert(
-                            &function.names,
-                            order,
-                            function.clone(),
-                        ),
-                        Some(events) => {
-                            for event in events {
-                                state
-                                    .keys_by_event
-                                    .entry(event.clone())
-                                    .or_default()
-                                    .insert(&function.names, order, function.clone());
-                            }
-                        }
-                    }
-                    for command in function.commands.iter().flatten() {
-                        hooks += 1;
-                        if let Some(spec) = state.specs.get(command) {
-                            let hooked = state.hooked.entry(command.clone());
-                            hooked
-                                .or_insert_with(|| Hooked::new(spec.clone()))
-                                .keys
-                                .push((order, function.names.clone()));
-                        }
-                    }
-                }
-                Fires::Command(function) => match &function.function.trigger {
-                    Trigger::Command {
-                        what: CommandTrigger::Named(name),
-                        ..
-                    } => {
-                        state
-                            .triggers
-                            .insert(name.clone().into_bytes(), function.clone());
-                    }
-                    Trigger::Command {
-                        what:
-                            CommandTrigger::Hook {
-                                command,
-                                key_prefix,
-                            },
-                        ..
-                    } => {
-                        hooks += 1;
-                        let name = command.to_ascii_lowercase().into_bytes();
-                        if let Some(spec) = state.specs.get(&name) {
-                            let hook = Hook {
-                                function: function.clone(),
-                                key_prefix: key_prefix.clone().map(String::into_bytes),
-                            };
-                            let hooked = state.hooked.entry(name);
-                            hooked
-                                .or_insert_with(|| Hooked::new(spec.clone()))
-                                .chain
-                                .insert(0, hook);
-                        }
-                    }
-                    Trigger::Keys(_) | Trigger::Stream(_) => {}
-                },
-            }
-            if let (
-                Fires::Broken,
-                Trigger::Command {
-                    what: CommandTrigger::Named(name),
-                    ..
-                },
-            ) = (&entry.fires, &entry.function.trigger)
-            {
-                // It answers why it can not run.
-                let function = CommandFunction {
-                    function: entry.function.clone(),
-                    lane: None,
-                };
-                state
-                    .triggers
-                    .insert(name.clone().into_bytes(), Arc::new(function));
-            }
-        }
-        self.keys.store(keys, Ordering::Relaxed);
-        self.hooks.store(hooks, Ordering::Relaxed);
-        self.streams.store(state.streams.len(), Ordering::Relaxed);
     }
 
     /// Takes a registration out, if it is there. The server lock is held.
