@@ -656,3 +656,28 @@ def test_an_overridden_reply_of_another_database(env, mode):
         other.call("SELECT", 1)
         assert other.call("SET", "k", "there") == b"there"
         other.call("FLUSHDB")
+
+
+@pytest.mark.parametrize("how", ["transaction", "script"])
+def test_a_key_that_is_deleted_and_comes_back(env, how):
+    """The function runs when all is done: it is not told that a key is gone that is there."""
+    listen(
+        env,
+        log="foreach(lambda r: execute('rpush', 'log', f"
+        "\"{r['event']} {r['type']} {r['value']}\"))",
+    )
+    env.client.set("k1", "old")
+    if how == "transaction":
+        with env.client.pipeline(transaction=True) as pipe:
+            pipe.delete("k1").set("k1", "new").set("k2", "x").delete("k2").execute()
+    else:
+        code = """
+            redis.call('del', 'k1'); redis.call('set', 'k1', 'new')
+            redis.call('set', 'k2', 'x'); redis.call('del', 'k2')
+        """
+        env.client.eval(code, 0)
+    env.wait_log(
+        ["set string old", "del string new", "set string new", "set string x", "del empty None"]
+    )
+    env.client.delete("k1")
+    wait_until(lambda: env.log_list()[-1] == "del empty None")

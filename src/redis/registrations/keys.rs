@@ -59,26 +59,33 @@ impl KeysFunction {
 
     /// The record of an event, as the key is now. The server lock is held.
     fn record(&self, server: Server, event: &Event) -> Result<Chunk, String> {
+        self.look(server, event).map(|(chunk, _)| chunk)
+    }
+
+    /// The same, and whether it says that there is no such key.
+    fn look(&self, server: Server, event: &Event) -> Result<(Chunk, bool), String> {
         let (key, name) = (&event.key, &event.name);
         if self.need == Need::Number {
-            return Ok(Chunk::counted(1));
+            return Ok((Chunk::counted(1), false));
         }
         let mut chunk = Chunk::events();
         if self.values == Values::None {
             let mark = chunk.begin_event(name, key, None);
             chunk.end_record(mark);
-            return Ok(chunk);
+            return Ok((chunk, false));
         }
         let owner = crate::engine::Context::user(&*self.function.plan.context);
         let user = server.user(owner)?;
+        let mut gone = false;
         let read = |found: Option<&raw::Key<'_>>| {
+            gone = found.is_none();
             write_key(&mut chunk, self.need, self.values, Some(name), key, found);
         };
         raw::with_key(server, &user, event.database, key, read).ok_or_else(|| {
             let key = String::from_utf8_lossy(key);
             format!("NOPERM the user '{owner}' may not read the key '{key}'")
         })?;
-        Ok(chunk)
+        Ok((chunk, gone))
     }
 
     /// Runs it at once over a record, or what became of reading one. The server lock is held.
@@ -217,8 +224,21 @@ impl Registrations {
                 call.later(function, record);
             }
             (Mode::Sync, None) => {
-                let record = function.record(self.server, event);
-                let job = move || function.run_here(record, None);
+                let (record, gone) = match function.look(self.server, event) {
+                    Ok((chunk, gone)) => (Ok(chunk), gone),
+                    Err(error) => (Err(error), false),
+                };
+                // A key that was deleted may be there again when the transaction or script is done.
+                // The function would be wrong to do away with what is left of it.
+                let event = gone.then(|| event.clone());
+                let job = move || {
+                    let back = event.filter(|event| {
+                        let now = raw::key_type(self.server, event.database, &event.key);
+                        now != KeyType::Empty
+                    });
+                    let record = back.map_or(record, |event| function.record(self.server, &event));
+                    function.run_here(record, None);
+                };
                 raw::after_event(ctx, Box::new(job));
             }
             (Mode::Async | Mode::AsyncLocal, call) => self.launch(&function, event, call),
