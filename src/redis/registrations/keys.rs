@@ -58,13 +58,13 @@ impl KeysFunction {
     }
 
     /// The record of an event, as the key is now. The server lock is held.
-    fn record(&self, server: Server, event: &Event) -> Result<Chunk, String> {
+    fn record(&self, server: Server, event: Event<'_>) -> Result<Chunk, String> {
         self.look(server, event).map(|(chunk, _)| chunk)
     }
 
     /// The same, and whether it says that there is no such key.
-    fn look(&self, server: Server, event: &Event) -> Result<(Chunk, bool), String> {
-        let (key, name) = (&event.key, &event.name);
+    fn look(&self, server: Server, event: Event<'_>) -> Result<(Chunk, bool), String> {
+        let (key, name) = (event.key, event.name);
         if self.need == Need::Number {
             return Ok((Chunk::counted(1), false));
         }
@@ -101,22 +101,49 @@ impl KeysFunction {
         }
     }
 
-    fn matches_type(&self, server: Server, event: &Event) -> bool {
+    fn matches_type(&self, server: Server, event: Event<'_>) -> bool {
         let Some(types) = &self.types else {
             return true;
         };
         // Whose rights do not matter: only the type is looked at, which TYPE tells everybody.
-        types.contains(&raw::key_type(server, event.database, &event.key))
+        types.contains(&raw::key_type(server, event.database, event.key))
     }
 }
 
 /// What happened to a key. Functions look at the key in its database; what they do themselves is done
 /// in database 0.
-#[derive(Clone)]
-struct Event {
+#[derive(Clone, Copy)]
+struct Event<'a> {
+    name: &'a [u8],
+    database: i32,
+    key: &'a [u8],
+}
+
+/// The same, for later.
+struct KeptEvent {
     name: Vec<u8>,
     database: i32,
     key: Vec<u8>,
+}
+
+impl Event<'_> {
+    fn keep(self) -> KeptEvent {
+        KeptEvent {
+            name: self.name.to_vec(),
+            database: self.database,
+            key: self.key.to_vec(),
+        }
+    }
+}
+
+impl KeptEvent {
+    fn event(&self) -> Event<'_> {
+        Event {
+            name: &self.name,
+            database: self.database,
+            key: &self.key,
+        }
+    }
 }
 
 /// Whether a function that reacts to keys at once is at work: what it writes triggers no other one, as
@@ -149,7 +176,7 @@ struct EventReader {
     lock: Arc<Lock>,
     function: Arc<KeysFunction>,
     /// `None` once read.
-    event: Option<Event>,
+    event: Option<KeptEvent>,
 }
 
 impl Reader for EventReader {
@@ -158,7 +185,9 @@ impl Reader for EventReader {
             return Ok(None);
         };
         let function = &self.function;
-        let read = self.lock.with(|server| function.record(server, &event));
+        let read = self
+            .lock
+            .with(|server| function.record(server, event.event()));
         read.map(Some).map_err(RecordError::new)
     }
 }
@@ -195,16 +224,16 @@ impl Registrations {
             return;
         }
         let event = Event {
-            name: event.to_vec(),
+            name: event,
             database: ctx.database(),
-            key: key.to_vec(),
+            key,
         };
         for (_, function) in found {
-            self.fire(ctx, function, &event);
+            self.fire(ctx, function, event);
         }
     }
 
-    fn fire(&'static self, ctx: EventCtx, function: Arc<KeysFunction>, event: &Event) {
+    fn fire(&'static self, ctx: EventCtx, function: Arc<KeysFunction>, event: Event<'_>) {
         let call = match &function.commands {
             None => None,
             // Such functions react to what the commands do that they name, and to nothing else.
@@ -230,13 +259,14 @@ impl Registrations {
                 };
                 // A key that was deleted may be there again when the transaction or script is done.
                 // The function would be wrong to do away with what is left of it.
-                let event = gone.then(|| event.clone());
+                let event = gone.then(|| event.keep());
                 let job = move || {
                     let back = event.filter(|event| {
                         let now = raw::key_type(self.server, event.database, &event.key);
                         now != KeyType::Empty
                     });
-                    let record = back.map_or(record, |event| function.record(self.server, &event));
+                    let record =
+                        back.map_or(record, |event| function.record(self.server, event.event()));
                     function.run_here(record, None);
                 };
                 raw::after_event(ctx, Box::new(job));
@@ -245,14 +275,14 @@ impl Registrations {
         }
     }
 
-    fn launch(&self, function: &Arc<KeysFunction>, event: &Event, call: Option<Arc<KeysCall>>) {
+    fn launch(&self, function: &Arc<KeysFunction>, event: Event<'_>, call: Option<Arc<KeysCall>>) {
         let source = if function.need == Need::Number {
             Source::Records(Chunk::counted(1))
         } else {
             Source::Direct(Box::new(EventReader {
                 lock: self.lock.clone(),
                 function: function.clone(),
-                event: Some(event.clone()),
+                event: Some(event.keep()),
             }))
         };
         // A client that can not be made to wait is not linked to the execution.
