@@ -88,6 +88,10 @@ impl Consumer {
 
     /// Looks at a stream that may have come without an entry. Not in the event: functions may run.
     pub(super) fn look_at(&self, key: &[u8]) {
+        // Most keys that come whole are none: they cost no job.
+        if raw::key_type(self.registrations.server, 0, key) != KeyType::Stream {
+            return;
+        }
         let (Some(this), Some(module)) = (self.this.upgrade(), MODULE.get()) else {
             return;
         };
