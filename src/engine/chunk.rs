@@ -16,11 +16,12 @@
 
 use super::KeyType;
 use super::record::{
-    Cursor, Kind, Records, TAG_BYTES, TAG_HASH, TAG_LIST, TAG_NONE, TAG_SET, TAG_STREAM, TAG_ZSET,
+    Cursor, Kind, Records, RecordsWithBytes, TAG_BYTES, TAG_HASH, TAG_LIST, TAG_NONE, TAG_SET,
+    TAG_STREAM, TAG_ZSET,
 };
 
 /// Records of one reader, about a thousand at a time.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chunk {
     kind: Kind,
     len: usize,
@@ -248,6 +249,42 @@ impl Chunk {
     /// The records, in the order in which they were written. A damaged chunk ends early.
     pub fn records(&self) -> Records<'_> {
         Records::new(self.kind, self.len, Cursor(&self.bytes))
+    }
+
+    /// The same, each with its bytes, for [`Chunk::push_bytes`] of a chunk of the same kind.
+    pub(super) fn records_with_bytes(&self) -> RecordsWithBytes<'_> {
+        RecordsWithBytes(self.records())
+    }
+
+    /// An empty one for records of the same kind.
+    pub(super) fn same_kind(&self) -> Self {
+        Self::new(self.kind)
+    }
+
+    /// One more record, as it was in another chunk.
+    pub(super) fn push_bytes(&mut self, record: &[u8]) {
+        self.bytes(record);
+        self.len += 1;
+    }
+
+    /// As it travels: kind, number of records, records.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.reserve(self.bytes.len() + 9);
+        out.push(self.kind as u8);
+        out.extend_from_slice(&(self.len as u64).to_le_bytes());
+        out.extend_from_slice(&self.bytes);
+    }
+
+    /// What [`Chunk::encode`] wrote; `None` for anything else.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let (&kind, rest) = bytes.split_first()?;
+        let kind = *Kind::ALL.get(usize::from(kind))?;
+        let (len, bytes) = rest.split_first_chunk::<8>()?;
+        Some(Self {
+            kind,
+            len: usize::try_from(u64::from_le_bytes(*len)).ok()?,
+            bytes: bytes.to_vec(),
+        })
     }
 }
 

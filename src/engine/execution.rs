@@ -5,6 +5,11 @@
 //!
 //! ```text
 //! created -> running (<-> parked) -> done          created -> aborted
+//!
+//! with parts on other shards, on the one that was asked, and on the others:
+//! created -> pending_receive -> running -> pending_cluster -> done
+//!            pending_run -> running -> pending_termination -> done
+//! any of them, while parked -> aborted
 //! ```
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,12 +17,13 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use super::pipeline::Pipeline;
+use super::pipeline::{Flushed, Pipeline};
 use super::read_ahead::{Fed, Feed};
+use super::remote::{MAX_IDLE, Remote, Todo};
 use super::{
-    Behalf, Caller, Chunk, Context, Error, Exchange, Id, Language, Limits, Need, Next, Plan, Pool,
-    ReadAhead, Reader, ReaderSpec, Readers, RecordError, Registration, Results, Source, Task,
-    Ticket,
+    Batch, Behalf, Caller, Chunk, Context, Error, Id, Language, Limits, Need, Next, Parcel, Part,
+    Plan, Pool, ReadAhead, Reader, ReaderSpec, Readers, RecordError, Registration, Results, Shards,
+    Source, Task, Team, Ticket,
 };
 
 /// Records a generator yields in one attached section.
@@ -32,9 +38,17 @@ pub enum Status {
     Created,
     /// At work, or waiting for its reader.
     Running,
+    /// Asked; not all other shards have the plan.
+    PendingReceive,
+    /// Has the plan; the shard that was asked has not said to begin.
+    PendingRun,
+    /// Asked, and done here; other shards are not.
+    PendingCluster,
+    /// Done here; the shard that was asked has not said that all are.
+    PendingTermination,
     /// Ended; results can be read.
     Done,
-    /// Stopped before it started.
+    /// Stopped before its end.
     Aborted,
 }
 
@@ -44,6 +58,10 @@ impl Status {
         match self {
             Self::Created => "created",
             Self::Running => "running",
+            Self::PendingReceive => "pending_receive",
+            Self::PendingRun => "pending_run",
+            Self::PendingCluster => "pending_cluster",
+            Self::PendingTermination => "pending_termination",
             Self::Done => "done",
             Self::Aborted => "aborted",
         }
@@ -68,7 +86,7 @@ pub struct Outcome {
     pub read: Duration,
     /// Time that each operation of the plan took; empty if it was not measured.
     pub steps: Vec<Duration>,
-    /// Whether it was stopped before it ran.
+    /// Whether it was stopped before its end.
     pub aborted: bool,
 }
 
@@ -116,7 +134,7 @@ pub struct Machinery {
     /// Opens the server's data.
     pub readers: Box<dyn Readers>,
     /// The other shards.
-    pub exchange: Box<dyn Exchange>,
+    pub shards: Arc<dyn Shards>,
 }
 
 /// What an execution is made of.
@@ -131,6 +149,8 @@ pub struct Launch<L: Language> {
     pub caller: Option<Arc<dyn Caller>>,
     /// Called when a worker begins with it.
     pub begins: Option<Begins>,
+    /// What other shards are told to run, if they are to.
+    pub everywhere: Option<Arc<[u8]>>,
 }
 
 /// Called when a worker begins with an execution.
@@ -145,6 +165,19 @@ impl<L: Language> Launch<L> {
             registration: None,
             caller: None,
             begins: None,
+            everywhere: None,
+        }
+    }
+
+    /// The part of a run that a registration starts on another shard: it counts there.
+    pub fn of_part(registration: &Registration<L>, source: Source<L>) -> Self {
+        Self {
+            plan: registration.plan.clone(),
+            source,
+            registration: None,
+            caller: None,
+            begins: None,
+            everywhere: None,
         }
     }
 
@@ -156,6 +189,7 @@ impl<L: Language> Launch<L> {
             registration: Some(registration.clone()),
             caller: None,
             begins: None,
+            everywhere: None,
         }
     }
 }
@@ -164,12 +198,19 @@ impl<L: Language> Launch<L> {
 pub struct Execution<L: Language> {
     /// Its name.
     pub id: Id,
+    /// How many were made here before it.
+    pub(super) order: u64,
     /// What it runs.
     pub plan: Arc<Plan<L>>,
     /// The registration that started it.
     pub registration: Option<Arc<Registration<L>>>,
     /// The command that it answers.
     caller: Option<Arc<dyn Caller>>,
+    /// Its parts on other shards.
+    remote: Option<Arc<Remote>>,
+    everywhere: Option<Arc<[u8]>>,
+    /// Whether its results are kept when it has ended.
+    pub(super) kept: AtomicBool,
     machinery: Arc<Machinery>,
     schedule: AtomicU8,
     abort: AtomicBool,
@@ -192,6 +233,9 @@ struct Work<L: Language> {
     begun: Option<Instant>,
     begins: Option<Begins>,
     read: Duration,
+    /// The cut that is behind this shard, and may not be behind all others.
+    crossing: Option<usize>,
+    aborted: bool,
 }
 
 enum Input<L: Language> {
@@ -203,6 +247,7 @@ enum Input<L: Language> {
     Ended,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Turn {
     More,
     Wait,
@@ -213,29 +258,46 @@ impl<L: Language> Execution<L> {
     /// An execution that has not started.
     pub(super) fn new(
         id: Id,
+        order: u64,
         launch: Launch<L>,
+        team: Option<Team>,
         machinery: Arc<Machinery>,
         limits: &Limits,
     ) -> Arc<Self> {
-        let prepared = launch.plan.prepared(&*machinery.exchange);
+        let prepared = launch.plan.prepared(team.is_some());
         let input = match launch.source {
             Source::Generator(generator) => Input::Generator(generator),
             Source::Server(spec) => Input::Closed(spec, prepared.need),
             Source::Records(chunk) => Input::Records(chunk),
             Source::Direct(reader) => Input::Direct(reader),
         };
+        let remote = team.map(|team| {
+            let cuts = prepared.stages.iter().filter_map(|placed| placed.cut());
+            let collects: Vec<_> = cuts.map(|(_, collects)| collects).collect();
+            Arc::new(Remote::new(team, &collects))
+        });
+        let pipeline = match &remote {
+            Some(remote) => Pipeline::shared(&prepared.stages, limits, remote.clone()),
+            None => Pipeline::new(&prepared.stages, limits),
+        };
         let work = Work {
-            pipeline: Pipeline::new(&prepared.stages, limits),
+            pipeline,
             input,
             begun: None,
             begins: launch.begins,
             read: Duration::ZERO,
+            crossing: None,
+            aborted: false,
         };
         Arc::new_cyclic(|this| Self {
             id,
+            order,
             plan: launch.plan,
             registration: launch.registration,
             caller: launch.caller,
+            remote,
+            everywhere: launch.everywhere,
+            kept: AtomicBool::new(false),
             machinery,
             schedule: AtomicU8::new(IDLE),
             abort: AtomicBool::new(false),
@@ -253,16 +315,46 @@ impl<L: Language> Execution<L> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues it.
+    /// Queues it. With parts on other shards it tells them first, or says that this one is ready.
     pub fn start(&self) {
-        self.notify();
+        match &self.remote {
+            Some(remote) if remote.team.is_initiator() => self.announce(remote),
+            Some(remote) => {
+                let exchange = &remote.team.exchange;
+                exchange.send(remote.team.initiator, Parcel::Ready);
+            }
+            None => self.notify(),
+        }
+    }
+
+    fn announce(&self, remote: &Remote) {
+        if let (Some(run), true) = (&self.everywhere, remote.announces()) {
+            let (run, keep) = (run.clone(), self.kept.load(Ordering::Relaxed));
+            remote.tell_all(&Parcel::Prepare { run, keep });
+        }
+    }
+
+    /// How many shards have its plan, and how many are done, besides this one that was asked.
+    pub fn shards(&self) -> (usize, usize) {
+        let asked = self.remote.as_ref();
+        let asked = asked.filter(|remote| remote.team.is_initiator());
+        asked.map(|remote| remote.counts()).unwrap_or_default()
+    }
+
+    /// Whether it has parts on other shards.
+    pub fn is_shared(&self) -> bool {
+        self.remote.is_some()
     }
 
     /// Where it stands, and what it left.
     pub fn snapshot(&self) -> Snapshot {
         let shared = self.shared();
+        let status = match &self.remote {
+            Some(remote) => remote.status(shared.status),
+            None => shared.status,
+        };
         Snapshot {
-            status: shared.status,
+            status,
             outcome: shared.outcome.clone(),
         }
     }
@@ -296,15 +388,53 @@ impl<L: Language> Execution<L> {
                     aborted: true,
                     ..Outcome::default()
                 };
+                self.tell_of_abort();
                 Self::finish(shared, Status::Aborted, outcome);
                 Abort::Ended
             }
-            Status::Running => {
+            _ if self.remote.is_some() && shared.work.is_some() => {
+                self.tell_of_abort();
+                self.end_parked(shared, None);
+                Abort::Ended
+            }
+            _ => {
                 drop(shared);
                 let again = self.abort.swap(true, Ordering::SeqCst);
                 self.notify();
                 if again { Abort::Asked } else { Abort::Running }
             }
+        }
+    }
+
+    fn tell_of_abort(&self) {
+        if let Some(remote) = &self.remote
+            && remote.team.is_initiator()
+        {
+            remote.tell_all(&Parcel::Abort);
+        }
+    }
+
+    /// Ends an execution that no worker is at, with what it came to so far.
+    fn end_parked(&self, mut shared: MutexGuard<'_, Shared<L>>, error: Option<&str>) {
+        let Some(work) = &mut shared.work else { return };
+        if let Some(error) = error {
+            work.pipeline.fail_here(RecordError::new(error));
+        }
+        work.aborted = true;
+        let outcome = self.outcome_of(work);
+        Self::finish(shared, Status::Aborted, outcome);
+        // Values are dropped by a worker.
+        self.notify();
+    }
+
+    fn outcome_of(&self, work: &mut Work<L>) -> Outcome {
+        Outcome {
+            results: std::mem::take(&mut work.pipeline.results),
+            errors: std::mem::take(&mut work.pipeline.errors),
+            total: work.begun.map(|begun| begun.elapsed()).unwrap_or_default(),
+            read: work.read,
+            steps: work.pipeline.spent(self.plan.steps.len()),
+            aborted: work.aborted,
         }
     }
 
@@ -317,7 +447,7 @@ impl<L: Language> Execution<L> {
 
     /// Interrupts the callback that an aborted execution is in. Waits for the interpreter.
     pub fn interrupt(&self) {
-        self.plan.context.interrupt(self.id.number);
+        self.plan.context.interrupt(self.order);
     }
 
     /// Puts it on the pool unless it is there already.
@@ -346,7 +476,12 @@ impl<L: Language> Execution<L> {
     fn turn(&self, work: &mut Work<L>) -> Turn {
         if self.abort.load(Ordering::Relaxed) && work.pipeline.wants_more() {
             let text = "gears.forcestopped: the execution was aborted";
-            work.pipeline.fail(RecordError::new(text));
+            work.pipeline.fail_here(RecordError::new(text));
+        }
+        if let Some(remote) = &self.remote
+            && let Some(turn) = self.turn_together(remote, work)
+        {
+            return turn;
         }
         if !work.pipeline.wants_more() {
             self.end_input(work);
@@ -381,9 +516,13 @@ impl<L: Language> Execution<L> {
                 work.input = self.generate(&mut work.pipeline, generator);
                 Turn::More
             }
-            Input::Records(chunk) => {
+            Input::Records(chunk) if self.remote.is_none() => {
                 self.feed_all(&mut work.pipeline, &chunk);
                 Turn::End
+            }
+            Input::Records(chunk) => {
+                self.feed(&mut work.pipeline, chunk);
+                Turn::More
             }
             Input::Direct(mut reader) => {
                 let begin = Instant::now();
@@ -399,8 +538,87 @@ impl<L: Language> Execution<L> {
                 }
                 Turn::More
             }
-            Input::Ended => self.flush(&mut work.pipeline),
+            Input::Ended => match &self.remote {
+                Some(remote) => self.flush_together(remote, work),
+                None => self.flush(&mut work.pipeline),
+            },
         }
+    }
+
+    /// What the other shards make this one do, if anything.
+    fn turn_together(&self, remote: &Remote, work: &mut Work<L>) -> Option<Turn> {
+        self.announce(remote);
+        remote.say_alive();
+        match remote.todo() {
+            Todo::Own => {
+                work.pipeline.refresh();
+                self.look_at_slots(remote, work);
+                None
+            }
+            Todo::Take(batch) => {
+                self.arrive(work, batch);
+                Some(Turn::More)
+            }
+            Todo::Wait => Some(Turn::Wait),
+            Todo::Over => {
+                if remote.team.is_initiator() {
+                    remote.tell_all(&Parcel::Terminate);
+                }
+                Some(Turn::End)
+            }
+            Todo::Failed(why) => {
+                self.end_input(work);
+                if remote.team.is_initiator() {
+                    remote.tell_all(&Parcel::Abort);
+                }
+                work.pipeline.fail_here(RecordError::new(why));
+                work.aborted = true;
+                Some(Turn::End)
+            }
+            Todo::Stopped => {
+                self.end_input(work);
+                work.aborted = true;
+                Some(Turn::End)
+            }
+        }
+    }
+
+    /// Keys that moved while they are read may be read twice, or not at all.
+    fn look_at_slots(&self, remote: &Remote, work: &mut Work<L>) {
+        let reads = matches!(
+            &work.input,
+            Input::Feed(_)
+                | Input::Closed(ReaderSpec::Keys { .. } | ReaderSpec::KeyNames { .. }, _)
+        );
+        if reads && let Some(what) = remote.take_moved() {
+            let text = format!("{what}: keys of it may be missing, or there twice");
+            work.pipeline.fail(RecordError::new(text));
+            self.end_input(work);
+        }
+    }
+
+    /// Takes in records of another shard.
+    fn arrive(&self, work: &mut Work<L>, batch: Batch) {
+        work.pipeline.refresh();
+        self.attach(|s| work.pipeline.arrive(s, batch));
+    }
+
+    /// Flushes as far as the other shards let it.
+    fn flush_together(&self, remote: &Remote, work: &mut Work<L>) -> Turn {
+        if let Some(cut) = work.crossing {
+            if !remote.has_all(cut) {
+                return Turn::Wait;
+            }
+            work.crossing = None;
+        }
+        match self.attach(|s| work.pipeline.flush(s)) {
+            Flushed::Some => {}
+            Flushed::Cut(cut) => work.crossing = Some(cut),
+            Flushed::All => {
+                remote.done_here();
+            }
+        }
+        Turn::More
     }
 
     /// Feeds the only chunk there is, and flushes.
@@ -411,7 +629,7 @@ impl<L: Language> Execution<L> {
         if !chunk.is_counted() || !pipeline.is_empty() {
             self.attach(|s| {
                 pipeline.feed(s, chunk);
-                while pipeline.flush(s) {}
+                while pipeline.flush(s) != Flushed::All {}
             });
         }
     }
@@ -443,7 +661,7 @@ impl<L: Language> Execution<L> {
     fn attach<R>(&self, body: impl for<'a> FnOnce(L::Scope<'a>) -> R) -> R {
         let behalf = Behalf {
             context: &self.plan.context,
-            ticket: Ticket::Number(self.id.number),
+            ticket: Ticket::Number(self.order),
             caller: self.caller.as_ref(),
         };
         L::attach(&behalf, body)
@@ -481,7 +699,7 @@ impl<L: Language> Execution<L> {
         if pipeline.is_empty() {
             return Turn::End;
         }
-        self.attach(|s| while pipeline.flush(s) {});
+        self.attach(|s| while pipeline.flush(s) != Flushed::All {});
         Turn::End
     }
 
@@ -493,19 +711,17 @@ impl<L: Language> Execution<L> {
     }
 
     fn end(&self, mut work: Box<Work<L>>) {
-        let outcome = Outcome {
-            results: std::mem::take(&mut work.pipeline.results),
-            errors: std::mem::take(&mut work.pipeline.errors),
-            total: work.begun.map(|begun| begun.elapsed()).unwrap_or_default(),
-            read: work.read,
-            steps: work.pipeline.spent(self.plan.steps.len()),
-            aborted: false,
-        };
+        let outcome = self.outcome_of(&mut work);
         // Values first: who waits for the end may look at memory.
         if !work.pipeline.is_empty() {
             self.drop_attached(Some(work));
         }
-        Self::finish(self.shared(), Status::Done, outcome);
+        let status = if outcome.aborted {
+            Status::Aborted
+        } else {
+            Status::Done
+        };
+        Self::finish(self.shared(), status, outcome);
     }
 
     fn finish(mut shared: MutexGuard<'_, Shared<L>>, status: Status, outcome: Outcome) {
@@ -559,8 +775,12 @@ impl<L: Language> Execution<L> {
             Ok(Turn::End) => return self.end(work),
             Err(_) => {
                 let text = "internal error in the execution; the server log has more";
-                work.pipeline.fail(RecordError::new(text));
+                work.pipeline.fail_here(RecordError::new(text));
                 self.end_input(&mut work);
+                if let Some(remote) = &self.remote {
+                    self.report(remote, text);
+                    work.aborted = true;
+                }
                 return self.end(work);
             }
             Ok(Turn::More | Turn::Wait) => self.shared().work = Some(work),
@@ -575,6 +795,69 @@ impl<L: Language> Execution<L> {
             self.schedule.store(QUEUED, Ordering::Release);
             self.enqueue();
         }
+    }
+}
+
+impl<L: Language> Execution<L> {
+    /// Tells the shards that have to know that it can not go on.
+    fn report(&self, remote: &Remote, why: &str) {
+        let team = &remote.team;
+        if team.is_initiator() {
+            remote.tell_all(&Parcel::Abort);
+        } else {
+            let why = format!("{}: {why}", team.exchange.name(team.me));
+            team.exchange.send(team.initiator, Parcel::Failed(why));
+        }
+    }
+}
+
+impl<L: Language> Part for Execution<L> {
+    fn receive(&self, from: usize, parcel: Parcel) {
+        if let Some(remote) = &self.remote
+            && remote.receive(from, parcel)
+        {
+            self.notify();
+        }
+    }
+
+    fn lost(&self, why: &str) {
+        let Some(remote) = &self.remote else { return };
+        if !remote.fail(why) {
+            return;
+        }
+        if !remote.team.is_initiator() {
+            let exchange = &remote.team.exchange;
+            exchange.send(remote.team.initiator, Parcel::Failed(why.to_owned()));
+        }
+        self.notify();
+    }
+
+    fn moved(&self, what: &str) {
+        if let Some(remote) = &self.remote {
+            remote.moved(what);
+        }
+    }
+
+    fn look(&self, now: Instant) -> Option<String> {
+        let remote = self.remote.as_ref()?;
+        let silent = remote.silent(now)?;
+        if !remote.team.is_initiator() {
+            // It answers if it knows nothing of this any more.
+            remote.wait_on();
+            let exchange = &remote.team.exchange;
+            exchange.send(remote.team.initiator, Parcel::Alive);
+            return None;
+        }
+        let shared = self.shared();
+        if shared.status.is_finished() {
+            return None;
+        }
+        if shared.work.is_some() {
+            remote.tell_all(&Parcel::Abort);
+            self.end_parked(shared, Some(MAX_IDLE));
+            return Some(silent);
+        }
+        None
     }
 }
 

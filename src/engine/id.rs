@@ -6,12 +6,18 @@ use std::fmt;
 const SHARD_LEN: usize = 40;
 
 /// Forty characters that name a server: its cluster node id, or zeros outside a cluster.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ShardId([u8; SHARD_LEN]);
 
 impl ShardId {
     /// The id of a server that is in no cluster.
     pub const ALONE: Self = Self([b'0'; SHARD_LEN]);
+
+    /// The id that these bytes are, if they can be one.
+    pub fn parse(id: &[u8]) -> Option<Self> {
+        let id: [u8; SHARD_LEN] = id.try_into().ok()?;
+        id.iter().all(u8::is_ascii_graphic).then_some(Self(id))
+    }
 
     /// The id as text.
     pub fn as_str(&self) -> &str {
@@ -51,11 +57,8 @@ impl Id {
             .position(|c| !c.is_ascii_digit())
             .unwrap_or(digits.len());
         let number = std::str::from_utf8(digits.get(..end)?).ok()?.parse().ok()?;
-        let shard: [u8; SHARD_LEN] = shard.try_into().ok()?;
-        shard.is_ascii().then_some(Self {
-            shard: ShardId(shard),
-            number,
-        })
+        let shard = ShardId::parse(shard)?;
+        Some(Self { shard, number })
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::{Caller, Native, RecordError, Results};
+use super::{Caller, Native, Packed, RecordError, Results};
 
 /// What the engine may know of a callback besides calling it. Results are the same without.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -113,6 +113,16 @@ pub trait Values: Sized + Send + Sync + 'static {
         key: Self::Object,
         value: Self::Object,
     ) -> Result<Self::Object, RecordError>;
+    /// Reads the text of a key that [`Calls::key`] made.
+    fn read_key<R>(
+        s: Self::Scope<'_>,
+        key: &Self::Object,
+        read: impl FnOnce(&[u8]) -> R,
+    ) -> Result<R, RecordError>;
+    /// Values as bytes, for another shard. With `pairs` two stand and fall together.
+    fn pack(s: Self::Scope<'_>, values: Vec<Self::Object>, pairs: bool) -> Packed;
+    /// What [`Values::pack`] made there.
+    fn unpack(s: Self::Scope<'_>, bytes: &[u8]) -> Result<Vec<Self::Object>, RecordError>;
     /// Encodes a final record for the reply.
     fn emit(
         s: Self::Scope<'_>,

@@ -1,7 +1,7 @@
 //! The pure core: records, plans, executions, the pool that runs them and the registry that keeps
 //! them. It knows no server, no language and no socket; it asks for them through small traits:
-//! [`Language`] (callbacks and their values), [`Reader`] and [`Readers`] (records from outside) and
-//! [`Exchange`] (the other shards).
+//! [`Language`] (callbacks and their values), [`Reader`] and [`Readers`] (records from outside),
+//! [`Shards`] and [`Exchange`] (the other shards).
 
 #![forbid(unsafe_code)]
 
@@ -14,6 +14,7 @@ mod host;
 mod id;
 mod lane;
 mod language;
+mod outgoing;
 mod pipeline;
 mod plan;
 mod planner;
@@ -23,6 +24,7 @@ mod reader;
 mod record;
 mod registration;
 mod registry;
+mod remote;
 mod results;
 #[cfg(test)]
 mod testing;
@@ -32,7 +34,7 @@ pub mod wire;
 
 pub use chunk::{Chunk, Mark};
 pub use error::{Error, RecordError};
-pub use exchange::{Alone, Exchange};
+pub use exchange::{Alone, Batch, Body, Exchange, Packed, Parcel, Part, Shards, Team};
 pub use execution::{
     Abort, Begins, Execution, Launch, Listener, Machinery, Outcome, Snapshot, Status,
 };

@@ -8,7 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::{Calls, Chunk, Language, Limits, Many, Native, RecordError, Results};
+use super::outgoing::Outgoing;
+use super::remote::Remote;
+use super::{
+    Batch, Body, Calls, Chunk, Function, Language, Limits, Many, Native, RecordError, Results,
+};
+
+/// Records that one flush passes on, so that it can be seen between two whether there is room.
+const FLUSHED: usize = 1000;
 
 /// A step with what it holds while it runs.
 pub(super) enum Stage<L: Language> {
@@ -27,14 +34,22 @@ pub(super) enum Stage<L: Language> {
         extract: Arc<L::Function>,
         f: Arc<L::Function>,
         groups: Option<L::Groups>,
+        /// The cut that records cross first, to the shard of their key.
+        cut: Option<usize>,
     },
     Group {
         extract: Arc<L::Function>,
         f: Arc<L::Function>,
         groups: Option<L::Groups>,
+        cut: Option<usize>,
     },
-    /// Asks for the key and passes.
-    Key(Arc<L::Function>),
+    /// Asks for the key; records cross the cut, if there is one, to its shard.
+    Key {
+        extract: Arc<L::Function>,
+        cut: Option<usize>,
+    },
+    /// Records cross this cut to the initiator.
+    Collect(usize),
     Limit {
         skip: u64,
         take: u64,
@@ -49,6 +64,25 @@ pub(super) struct Placed<L: Language> {
 }
 
 impl<L: Language> Placed<L> {
+    /// The cut before this stage, and whether it collects.
+    pub(super) fn cut(&self) -> Option<(usize, bool)> {
+        match &self.stage {
+            Stage::Collect(cut) => Some((*cut, true)),
+            Stage::AccumulateByKey { cut, .. }
+            | Stage::Group { cut, .. }
+            | Stage::Key { cut, .. } => cut.map(|cut| (cut, false)),
+            _ => None,
+        }
+    }
+
+    /// Whether it groups records by key.
+    pub(super) fn groups(&self) -> bool {
+        matches!(
+            self.stage,
+            Stage::AccumulateByKey { .. } | Stage::Group { .. }
+        )
+    }
+
     /// The same stage, holding nothing.
     fn fresh(&self) -> Self {
         let stage = match &self.stage {
@@ -60,17 +94,27 @@ impl<L: Language> Placed<L> {
             Stage::ForEach(f) => Stage::ForEach(f.clone()),
             Stage::Accumulate(f, _) => Stage::Accumulate(f.clone(), None),
             Stage::Count(_) => Stage::Count(0),
-            Stage::AccumulateByKey { extract, f, .. } => Stage::AccumulateByKey {
+            Stage::AccumulateByKey {
+                extract, f, cut, ..
+            } => Stage::AccumulateByKey {
                 extract: extract.clone(),
                 f: f.clone(),
                 groups: None,
+                cut: *cut,
             },
-            Stage::Group { extract, f, .. } => Stage::Group {
+            Stage::Group {
+                extract, f, cut, ..
+            } => Stage::Group {
                 extract: extract.clone(),
                 f: f.clone(),
                 groups: None,
+                cut: *cut,
             },
-            Stage::Key(f) => Stage::Key(f.clone()),
+            Stage::Key { extract, cut } => Stage::Key {
+                extract: extract.clone(),
+                cut: *cut,
+            },
+            Stage::Collect(cut) => Stage::Collect(*cut),
             Stage::Limit { skip, take, .. } => Stage::Limit {
                 skip: *skip,
                 take: *take,
@@ -93,8 +137,28 @@ enum Passed<'a, L: Language> {
 
 /// A record on its way.
 enum Moving<'a, L: Language> {
-    Native(&'a Native<'a>),
+    /// As it came from the server, with its bytes.
+    Native(&'a Native<'a>, Raw<'a>),
     Object(L::Object),
+}
+
+/// A record in its chunk.
+#[derive(Clone, Copy)]
+struct Raw<'a> {
+    chunk: &'a Chunk,
+    bytes: &'a [u8],
+}
+
+/// What a flush came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Flushed {
+    /// There is more.
+    Some,
+    /// All records before this cut have crossed it. What is behind can be flushed when all shards
+    /// have come so far.
+    Cut(usize),
+    /// All.
+    All,
 }
 
 /// The stages of one execution with its results so far.
@@ -102,11 +166,17 @@ pub(super) struct Pipeline<L: Language> {
     stages: Vec<Placed<L>>,
     /// Time spent in each stage; empty if it is not measured.
     spent: Vec<Duration>,
-    /// Stages before this one take nothing more: a limit behind them is full.
-    closed: usize,
+    /// Stages that take nothing more: a limit behind them is full. The last one is the end.
+    closed: Vec<bool>,
     failed: bool,
     /// The stage that is flushed next.
     flushing: usize,
+    /// Whether the cut of that stage is behind it.
+    crossed: bool,
+    /// What a stage held and is passing on.
+    draining: Vec<(L::Object, L::Object)>,
+    /// To other shards, if there are any.
+    out: Option<Outgoing<L>>,
     pub(super) results: Results,
     pub(super) errors: Vec<String>,
     errors_size: usize,
@@ -121,9 +191,12 @@ impl<L: Language> Pipeline<L> {
         Self {
             spent: vec![Duration::ZERO; if measured { stages.len() } else { 0 }],
             stages: stages.iter().map(Placed::fresh).collect(),
-            closed: 0,
+            closed: vec![false; stages.len() + 1],
             failed: false,
             flushing: 0,
+            crossed: false,
+            draining: Vec::new(),
+            out: None,
             results: Results::default(),
             errors: Vec::new(),
             errors_size: 0,
@@ -140,6 +213,14 @@ impl<L: Language> Pipeline<L> {
         }
     }
 
+    /// The same with parts on other shards.
+    pub(super) fn shared(stages: &[Placed<L>], limits: &Limits, remote: Arc<Remote>) -> Self {
+        Self {
+            out: Some(Outgoing::new(stages, remote)),
+            ..Self::new(stages, limits)
+        }
+    }
+
     /// As new, after all it held was flushed.
     pub(super) fn reset(&mut self) {
         for placed in &mut self.stages {
@@ -147,9 +228,10 @@ impl<L: Language> Pipeline<L> {
                 *seen = 0;
             }
         }
-        self.closed = 0;
+        self.closed.fill(false);
         self.failed = false;
         self.flushing = 0;
+        self.crossed = false;
         self.results.clear();
         self.errors.clear();
         self.errors_size = 0;
@@ -157,11 +239,54 @@ impl<L: Language> Pipeline<L> {
 
     /// Whether the reader may go on.
     pub(super) fn wants_more(&self) -> bool {
-        !self.failed && self.closed == 0
+        !self.failed && !self.is_closed(0) && self.out.as_ref().is_none_or(Outgoing::is_wanted)
     }
 
-    /// An error record, which goes straight to the end and stops the reader.
+    /// Whether this stage takes nothing more.
+    fn is_closed(&self, at: usize) -> bool {
+        self.closed.get(at).is_some_and(|closed| *closed)
+    }
+
+    /// The limit at this stage is full.
+    fn close(&mut self, limit: usize) {
+        if self.is_closed(limit) {
+            return;
+        }
+        let from = self.out.as_mut().map_or(0, |out| out.close(limit));
+        if let Some(closed) = self.closed.get_mut(from..=limit) {
+            closed.fill(true);
+        }
+    }
+
+    /// Between two chunks: what became known of the other shards, and of what was sent to them.
+    pub(super) fn refresh(&mut self) {
+        let Some(out) = &mut self.out else { return };
+        out.refresh();
+        for (stage, text) in out.unpacked() {
+            self.fail_at(stage, RecordError::new(text));
+        }
+    }
+
+    /// An error record of a stage, which goes straight to the end: to the initiator if the records
+    /// behind it are collected, else it stops the reader of this shard.
+    fn fail_at(&mut self, at: usize, error: RecordError) {
+        match &mut self.out {
+            Some(out) => {
+                if let Err(error) = out.fail(at, error) {
+                    self.fail_here(error);
+                }
+            }
+            None => self.fail_here(error),
+        }
+    }
+
+    /// An error record of the reader.
     pub(super) fn fail(&mut self, error: RecordError) {
+        self.fail_at(0, error);
+    }
+
+    /// An error record that stays here.
+    pub(super) fn fail_here(&mut self, error: RecordError) {
         self.failed = true;
         if self.size() > self.max_size {
             // The error that says so was the last one.
@@ -170,8 +295,15 @@ impl<L: Language> Pipeline<L> {
         self.errors_size += error.text.len();
         self.errors.push(error.text);
         if self.size() > self.max_size {
-            self.closed = self.stages.len();
+            self.close_all();
             self.errors.push(self.too_large());
+        }
+    }
+
+    fn close_all(&mut self) {
+        self.closed.fill(true);
+        if let Some(out) = &mut self.out {
+            out.close_all();
         }
     }
 
@@ -188,8 +320,18 @@ impl<L: Language> Pipeline<L> {
     }
 
     /// Counts a chunk of which only the number is known. Needs no interpreter.
-    pub(super) fn feed_counted(&mut self, mut records: u64) {
-        for (at, placed) in self.stages.iter_mut().enumerate() {
+    pub(super) fn feed_counted(&mut self, records: u64) {
+        self.count_from(0, records);
+    }
+
+    fn count_from(&mut self, from: usize, mut records: u64) {
+        for at in from..self.stages.len() {
+            if self.is_closed(at) {
+                return;
+            }
+            let Some(placed) = self.stages.get_mut(at) else {
+                return;
+            };
             match &mut placed.stage {
                 Stage::Limit { skip, take, seen } => {
                     let (from, to) = (*seen, seen.saturating_add(records));
@@ -197,12 +339,20 @@ impl<L: Language> Pipeline<L> {
                     records = to.min(end).saturating_sub(from.max(*skip));
                     *seen = to;
                     if to > end {
-                        self.closed = at + 1;
+                        self.close(at);
                     }
                 }
                 Stage::Count(count) => {
                     *count += records;
                     return;
+                }
+                Stage::Collect(cut) => {
+                    let cut = *cut;
+                    if let Some(out) = &mut self.out
+                        && out.collects_elsewhere()
+                    {
+                        return out.count(cut, records);
+                    }
                 }
                 _ => {}
             }
@@ -211,12 +361,84 @@ impl<L: Language> Pipeline<L> {
 
     /// Pushes the records of a chunk for as long as they are wanted.
     pub(super) fn feed(&mut self, s: L::Scope<'_>, chunk: &Chunk) {
-        for record in chunk.records() {
+        if let (Some(Stage::Collect(cut)), Some(out)) =
+            (self.stages.first().map(|first| &first.stage), &mut self.out)
+            && out.collects_elsewhere()
+        {
+            // As it is.
+            return out.chunk(*cut, chunk);
+        }
+        for (record, bytes) in chunk.records_with_bytes() {
             if !self.wants_more() {
                 return;
             }
             L::breathe(s);
-            self.push(s, 0, Moving::Native(&record));
+            self.push(s, 0, Moving::Native(&record, Raw { chunk, bytes }));
+        }
+    }
+
+    /// Takes in records that crossed a cut. Only values and errors of them need no interpreter.
+    pub(super) fn arrive(&mut self, s: L::Scope<'_>, batch: Batch) {
+        let Some(entry) = self.out.as_ref().and_then(|out| out.entry(batch.cut)) else {
+            return;
+        };
+        if self.is_closed(entry) {
+            return;
+        }
+        match batch.body {
+            Body::Errors(errors) => {
+                for text in errors {
+                    self.fail_at(entry, RecordError::new(text));
+                }
+            }
+            Body::Native(chunk) if chunk.is_counted() => {
+                self.count_from(entry, chunk.len() as u64);
+            }
+            Body::Native(chunk) => {
+                let chunk = &chunk;
+                for (record, bytes) in chunk.records_with_bytes() {
+                    if self.is_closed(entry) {
+                        return;
+                    }
+                    L::breathe(s);
+                    self.push(s, entry, Moving::Native(&record, Raw { chunk, bytes }));
+                }
+            }
+            Body::Values { bytes, keyed } => {
+                let values = match L::unpack(s, &bytes) {
+                    Ok(values) => values,
+                    Err(error) => return self.fail_at(entry, error),
+                };
+                let mut values = values.into_iter();
+                while let Some(value) = values.next() {
+                    if self.is_closed(entry) {
+                        return;
+                    }
+                    L::breathe(s);
+                    if !keyed {
+                        self.push(s, entry, Moving::Object(value));
+                    } else if let Some(record) = values.next() {
+                        self.arrive_keyed(s, entry, value, record);
+                    }
+                }
+            }
+        }
+    }
+
+    fn arrive_keyed(&mut self, s: L::Scope<'_>, at: usize, key: L::Object, record: L::Object) {
+        let folded = match self.stages.get_mut(at).map(|placed| &mut placed.stage) {
+            Some(Stage::AccumulateByKey { f, groups, .. }) => {
+                let groups = groups.get_or_insert_with(|| L::groups(s));
+                L::fold(s, groups, f, key, record)
+            }
+            Some(Stage::Group { groups, .. }) => {
+                let groups = groups.get_or_insert_with(|| L::groups(s));
+                L::gather(s, groups, key, record)
+            }
+            _ => Ok(()),
+        };
+        if let Err(error) = folded {
+            self.fail_at(at, error);
         }
     }
 
@@ -226,18 +448,23 @@ impl<L: Language> Pipeline<L> {
     }
 
     fn push(&mut self, s: L::Scope<'_>, from: usize, record: Moving<'_, L>) {
-        if let Err(error) = self.pass(s, from, record) {
-            self.fail(error);
+        let mut at = from;
+        if let Err(error) = self.pass(s, &mut at, record) {
+            self.fail_at(at, error);
         }
     }
 
     fn pass(
         &mut self,
         s: L::Scope<'_>,
-        mut at: usize,
+        stage: &mut usize,
         mut record: Moving<'_, L>,
     ) -> Result<(), RecordError> {
         loop {
+            let at = *stage;
+            if self.is_closed(at) {
+                return Ok(());
+            }
             let begin = (!self.spent.is_empty()).then(Instant::now);
             let Some(placed) = self.stages.get_mut(at) else {
                 return self.emit(s, record);
@@ -259,10 +486,56 @@ impl<L: Language> Pipeline<L> {
                     L::visit(s, f, &record)?;
                     Passed::On(Moving::Object(record))
                 }
-                Stage::Key(f) => {
+                Stage::Key { extract, cut: None } => {
                     let record = open::<L>(s, record)?;
-                    L::key(s, f, &record)?;
+                    L::key(s, extract, &record)?;
                     Passed::On(Moving::Object(record))
+                }
+                Stage::Key {
+                    extract,
+                    cut: Some(cut),
+                } => {
+                    let out = self.out.as_mut().ok_or_else(no_shards)?;
+                    let cut = *cut;
+                    match record {
+                        // It goes as it came: the callback can not have changed it.
+                        Moving::Native(native, raw) if !extract.looks_at_value() => {
+                            let key = L::key(s, extract, &L::object(s, &native.without_value())?)?;
+                            match out.owner::<L>(s, &key)? {
+                                None => Passed::On(Moving::Native(native, raw)),
+                                Some(to) => {
+                                    out.native(cut, to, raw.chunk, raw.bytes);
+                                    Passed::Kept
+                                }
+                            }
+                        }
+                        record => {
+                            let record = open::<L>(s, record)?;
+                            let key = L::key(s, extract, &record)?;
+                            match out.owner::<L>(s, &key)? {
+                                None => Passed::On(Moving::Object(record)),
+                                Some(to) => {
+                                    out.value(s, cut, to, record);
+                                    Passed::Kept
+                                }
+                            }
+                        }
+                    }
+                }
+                Stage::Collect(cut) => {
+                    let out = self.out.as_mut().ok_or_else(no_shards)?;
+                    let cut = *cut;
+                    match record {
+                        record if !out.collects_elsewhere() => Passed::On(record),
+                        Moving::Native(_, raw) => {
+                            out.native(cut, out.initiator(), raw.chunk, raw.bytes);
+                            Passed::Kept
+                        }
+                        Moving::Object(record) => {
+                            out.value(s, cut, out.initiator(), record);
+                            Passed::Kept
+                        }
+                    }
                 }
                 Stage::FlatMap(f) => match L::expand(s, f, open::<L>(s, record)?)? {
                     Many::One(one) => Passed::On(Moving::Object(one)),
@@ -272,7 +545,7 @@ impl<L: Language> Pipeline<L> {
                     let index = *seen;
                     *seen += 1;
                     if index >= skip.saturating_add(*take) {
-                        self.closed = self.closed.max(at + 1);
+                        self.close(at);
                         Passed::Kept
                     } else if index < *skip {
                         Passed::Kept
@@ -289,31 +562,49 @@ impl<L: Language> Pipeline<L> {
                     *accumulator = Some(L::accumulate(s, f, before, open::<L>(s, record)?)?);
                     Passed::Kept
                 }
-                Stage::AccumulateByKey { extract, f, groups } => {
-                    let record = open::<L>(s, record)?;
-                    let key = L::key(s, extract, &record)?;
-                    let groups = groups.get_or_insert_with(|| L::groups(s));
-                    L::fold(s, groups, f, key, record)?;
-                    Passed::Kept
-                }
-                Stage::Group {
-                    extract, groups, ..
+                Stage::AccumulateByKey {
+                    extract,
+                    f,
+                    groups,
+                    cut,
                 } => {
                     let record = open::<L>(s, record)?;
                     let key = L::key(s, extract, &record)?;
-                    let groups = groups.get_or_insert_with(|| L::groups(s));
-                    L::gather(s, groups, key, record)?;
+                    let elsewhere = elsewhere(s, self.out.as_ref(), *cut, &key)?;
+                    if let (Some((cut, to)), Some(out)) = (elsewhere, &mut self.out) {
+                        out.keyed(s, cut, to, key, record);
+                    } else {
+                        let groups = groups.get_or_insert_with(|| L::groups(s));
+                        L::fold(s, groups, f, key, record)?;
+                    }
+                    Passed::Kept
+                }
+                Stage::Group {
+                    extract,
+                    groups,
+                    cut,
+                    ..
+                } => {
+                    let record = open::<L>(s, record)?;
+                    let key = L::key(s, extract, &record)?;
+                    let elsewhere = elsewhere(s, self.out.as_ref(), *cut, &key)?;
+                    if let (Some((cut, to)), Some(out)) = (elsewhere, &mut self.out) {
+                        out.keyed(s, cut, to, key, record);
+                    } else {
+                        let groups = groups.get_or_insert_with(|| L::groups(s));
+                        L::gather(s, groups, key, record)?;
+                    }
                     Passed::Kept
                 }
             };
             if let (Some(begin), Some(spent)) = (begin, self.spent.get_mut(at)) {
                 *spent += begin.elapsed();
             }
-            at += 1;
+            *stage += 1;
             record = match passed {
                 Passed::On(record) => record,
                 Passed::Several(several) => {
-                    self.push_several(s, at, several);
+                    self.push_several(s, at + 1, several);
                     return Ok(());
                 }
                 Passed::Kept => return Ok(()),
@@ -337,7 +628,7 @@ impl<L: Language> Pipeline<L> {
             self.push(s, at, Moving::Object(record));
             // A limit that is full asks no step before it again. An error stops the reader only:
             // what is inside the plan already completes.
-            if self.closed >= at {
+            if self.is_closed(at) {
                 return;
             }
         }
@@ -349,82 +640,134 @@ impl<L: Language> Pipeline<L> {
         }
         let record = open::<L>(s, record)?;
         L::emit(s, record, &mut self.results)?;
-        if self.size() > self.max_size && self.closed < self.stages.len() {
-            self.closed = self.stages.len();
+        if self.size() > self.max_size && !self.failed {
+            self.close_all();
             self.failed = true;
             self.errors.push(self.too_large());
         }
         Ok(())
     }
 
-    /// Flushes what the stages hold, a stage a call; `false` when none is left.
-    pub(super) fn flush(&mut self, s: L::Scope<'_>) -> bool {
-        let at = self.flushing.max(self.closed);
-        self.flushing = at + 1;
+    /// Flushes what the stages hold, a part of it each time.
+    pub(super) fn flush(&mut self, s: L::Scope<'_>) -> Flushed {
+        let at = self.flushing;
         let Some(placed) = self.stages.get_mut(at) else {
-            return false;
+            return Flushed::All;
         };
-        match &mut placed.stage {
-            Stage::Accumulate(_, accumulator) => {
-                if let Some(value) = accumulator.take() {
-                    self.push(s, at + 1, Moving::Object(value));
-                }
+        if let (Some((cut, _)), Some(out), false) = (placed.cut(), &mut self.out, self.crossed) {
+            self.crossed = true;
+            let failed = out.finish(s, cut);
+            for error in failed {
+                self.fail_at(at, error);
             }
-            Stage::Count(count) if *count > 0 => {
-                let number = L::number(s, std::mem::take(count));
-                self.push(s, at + 1, Moving::Object(number));
-            }
-            Stage::AccumulateByKey { groups, .. } => {
-                let drained = groups
-                    .take()
-                    .map(|groups| L::drain(s, groups))
-                    .unwrap_or_default();
-                for (key, value) in drained {
-                    if self.closed > at {
-                        break;
-                    }
-                    match L::pair(s, key, value) {
-                        Ok(pair) => self.push(s, at + 1, Moving::Object(pair)),
-                        Err(error) => self.fail(error),
-                    }
-                }
-            }
-            Stage::Group { f, groups, .. } => {
-                let f = f.clone();
-                let drained = groups
-                    .take()
-                    .map(|groups| L::drain(s, groups))
-                    .unwrap_or_default();
-                for (key, records) in drained.into_iter().rev() {
-                    if self.closed > at {
-                        break;
-                    }
-                    let reduced = L::reduce(s, &f, &key, records);
-                    match reduced.and_then(|value| L::pair(s, key, value)) {
-                        Ok(pair) => self.push(s, at + 1, Moving::Object(pair)),
-                        Err(error) => self.fail(error),
-                    }
-                }
-            }
-            _ => {}
+            return Flushed::Cut(cut);
         }
-        true
+        if !self.draining.is_empty() {
+            self.drain(s, at);
+            return Flushed::Some;
+        }
+        // What only a full limit would take is left where it is.
+        let closed = self.is_closed(at);
+        if let Some(placed) = self.stages.get_mut(at)
+            && !closed
+        {
+            match &mut placed.stage {
+                Stage::Accumulate(_, accumulator) => {
+                    if let Some(value) = accumulator.take() {
+                        self.push(s, at + 1, Moving::Object(value));
+                    }
+                }
+                Stage::Count(count) if *count > 0 => {
+                    let number = L::number(s, std::mem::take(count));
+                    self.push(s, at + 1, Moving::Object(number));
+                }
+                Stage::AccumulateByKey { groups, .. } => {
+                    if let Some(groups) = groups.take() {
+                        self.draining = L::drain(s, groups);
+                        self.draining.reverse();
+                    }
+                }
+                // From the last.
+                Stage::Group { groups, .. } => {
+                    if let Some(groups) = groups.take() {
+                        self.draining = L::drain(s, groups);
+                    }
+                }
+                _ => {}
+            }
+        }
+        if self.draining.is_empty() {
+            self.flushing += 1;
+            self.crossed = false;
+        }
+        Flushed::Some
+    }
+
+    /// Passes on a part of what the groups of a stage came to.
+    fn drain(&mut self, s: L::Scope<'_>, at: usize) {
+        let reducer = match self.stages.get(at).map(|placed| &placed.stage) {
+            Some(Stage::Group { f, .. }) => Some(f.clone()),
+            _ => None,
+        };
+        for _ in 0..FLUSHED {
+            if self.is_closed(at) {
+                self.draining.clear();
+            }
+            let Some((key, value)) = self.draining.pop() else {
+                break;
+            };
+            L::breathe(s);
+            let value = match &reducer {
+                Some(f) => L::reduce(s, f, &key, value),
+                None => Ok(value),
+            };
+            match value.and_then(|value| L::pair(s, key, value)) {
+                Ok(pair) => self.push(s, at + 1, Moving::Object(pair)),
+                Err(error) => self.fail_at(at, error),
+            }
+        }
+        if self.draining.is_empty() {
+            self.flushing += 1;
+            self.crossed = false;
+        }
     }
 
     /// Whether flushing needs the interpreter: something is held, or was never opened.
     pub(super) fn is_empty(&self) -> bool {
-        self.stages.iter().all(|placed| match &placed.stage {
-            Stage::Accumulate(_, held) => held.is_none(),
-            Stage::Count(count) => *count == 0,
-            Stage::AccumulateByKey { groups, .. } | Stage::Group { groups, .. } => groups.is_none(),
-            _ => true,
-        })
+        self.draining.is_empty()
+            && self.out.as_ref().is_none_or(Outgoing::is_empty)
+            && self.stages.iter().all(|placed| match &placed.stage {
+                Stage::Accumulate(_, held) => held.is_none(),
+                Stage::Count(count) => *count == 0,
+                Stage::AccumulateByKey { groups, .. } | Stage::Group { groups, .. } => {
+                    groups.is_none()
+                }
+                _ => true,
+            })
     }
 }
 
 fn open<L: Language>(s: L::Scope<'_>, record: Moving<'_, L>) -> Result<L::Object, RecordError> {
     match record {
         Moving::Object(object) => Ok(object),
-        Moving::Native(native) => L::object(s, native),
+        Moving::Native(native, _) => L::object(s, native),
     }
+}
+
+fn no_shards() -> RecordError {
+    RecordError::new("internal error: a plan for several shards runs on one")
+}
+
+/// The cut that a record crosses and the shard that it goes to, if it does not stay.
+fn elsewhere<L: Language>(
+    s: L::Scope<'_>,
+    out: Option<&Outgoing<L>>,
+    cut: Option<usize>,
+    key: &L::Object,
+) -> Result<Option<(usize, usize)>, RecordError> {
+    let (Some(out), Some(cut)) = (out, cut) else {
+        return Ok(None);
+    };
+    let to = out.owner::<L>(s, key)?;
+    Ok(to.map(|to| (cut, to)))
 }

@@ -4,8 +4,8 @@ use std::sync::{Arc, OnceLock};
 
 use serde::{Deserialize, Serialize};
 
-use super::planner::{Prepared, compile};
-use super::{Calls, Exchange, Function, Language};
+use super::planner::{For, Prepared, compile};
+use super::{Calls, Function, Language};
 
 /// One operation of a plan, over callbacks or what stands for them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -178,7 +178,8 @@ pub struct Plan<L: Language> {
     pub steps: Steps<L>,
     /// Whom its code runs for.
     pub context: Arc<L::Context>,
-    prepared: OnceLock<Prepared<L>>,
+    alone: OnceLock<Prepared<L>>,
+    shared: OnceLock<Prepared<L>>,
 }
 
 impl<L: Language> Plan<L> {
@@ -194,13 +195,34 @@ impl<L: Language> Plan<L> {
             description,
             steps,
             context,
-            prepared: OnceLock::new(),
+            alone: OnceLock::new(),
+            shared: OnceLock::new(),
         }
     }
 
-    /// What runs, made once: finding out what the callbacks look at takes a while.
-    pub(super) fn prepared(&self, exchange: &dyn Exchange) -> &Prepared<L> {
-        self.prepared.get_or_init(|| compile(self, exchange, false))
+    /// What runs on this shard alone, or on several. Made once: finding out what the callbacks look
+    /// at takes a while.
+    pub(super) fn prepared(&self, shared: bool) -> &Prepared<L> {
+        if shared {
+            self.shared.get_or_init(|| compile(self, For::Team))
+        } else {
+            self.alone.get_or_init(|| compile(self, For::Alone))
+        }
+    }
+
+    /// Whether records move to the shards of their keys.
+    pub fn moves_by_key(&self) -> bool {
+        self.steps.iter().any(|step| {
+            matches!(
+                step,
+                Step::Repartition(_)
+                    | Step::Group { .. }
+                    | Step::AccumulateByKey {
+                        repartition: true,
+                        ..
+                    }
+            )
+        })
     }
 
     /// The steps as a listing shows them, in the order of the data.

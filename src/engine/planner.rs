@@ -4,7 +4,7 @@
 //! compare both.
 
 use super::pipeline::{Placed, Stage};
-use super::{Exchange, Function, Hint, Language, Plan, Step};
+use super::{Function, Hint, Language, Plan, Step};
 
 /// How much of its records a plan looks at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,13 +23,22 @@ pub(super) struct Prepared<L: Language> {
     pub(super) stages: Vec<Placed<L>>,
 }
 
-/// Prepares a plan. With `discards` nobody sees its results.
-pub(super) fn compile<L: Language>(
-    plan: &Plan<L>,
-    exchange: &dyn Exchange,
-    discards: bool,
-) -> Prepared<L> {
+/// For whom a plan is prepared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum For {
+    /// This shard, where every record is where it belongs already.
+    Alone,
+    /// The same, and nobody sees its results.
+    Nobody,
+    /// Several shards.
+    Team,
+}
+
+/// Prepares a plan.
+pub(super) fn compile<L: Language>(plan: &Plan<L>, whom: For) -> Prepared<L> {
     let mut stages = Vec::new();
+    let mut cuts = 0..;
+    let mut cut = || (whom == For::Team).then(|| cuts.next()).flatten();
     for (step, operation) in plan.steps.iter().enumerate() {
         let stage = match operation {
             Step::Open => Stage::Open,
@@ -39,23 +48,31 @@ pub(super) fn compile<L: Language>(
             Step::ForEach(f) => Stage::ForEach(f.clone()),
             Step::Accumulate(f) if f.hint() == Hint::Counts => Stage::Count(0),
             Step::Accumulate(f) => Stage::Accumulate(f.clone(), None),
-            Step::AccumulateByKey { extract, f, .. } => Stage::AccumulateByKey {
+            Step::AccumulateByKey {
+                extract,
+                f,
+                repartition,
+            } => Stage::AccumulateByKey {
                 extract: extract.clone(),
                 f: f.clone(),
                 groups: None,
+                cut: if *repartition { cut() } else { None },
             },
             Step::Group { extract, f } => Stage::Group {
                 extract: extract.clone(),
                 f: f.clone(),
                 groups: None,
+                cut: cut(),
             },
             // The key is asked for even where no record moves: a failing extractor must show.
-            Step::Repartition(f) => Stage::Key(f.clone()),
-            // Alone, every record is where it belongs already.
-            Step::Collect => {
-                debug_assert!(exchange.is_alone(), "no exchange to collect over");
-                continue;
-            }
+            Step::Repartition(f) => Stage::Key {
+                extract: f.clone(),
+                cut: cut(),
+            },
+            Step::Collect => match cut() {
+                Some(cut) => Stage::Collect(cut),
+                None => continue,
+            },
             Step::Limit { skip, take } => Stage::Limit {
                 skip: *skip,
                 take: *take,
@@ -64,6 +81,7 @@ pub(super) fn compile<L: Language>(
         };
         stages.push(Placed { stage, step });
     }
+    let discards = whom == For::Nobody;
     if discards {
         // Text that nobody reads.
         let is_text = |placed: &Placed<L>| matches!(&placed.stage, Stage::Map(f) if f.hint() == Hint::MakesText);
@@ -76,28 +94,29 @@ pub(super) fn compile<L: Language>(
     }
 }
 
-/// Makes values only of records that get past the limits and are looked at.
+/// Makes values only of records that get past the limits and are looked at, and where they are.
 fn late_open<L: Language>(stages: &mut [Placed<L>]) {
     let mut open = 0;
     while matches!(
         stages.get(open + 1),
         Some(Placed {
-            stage: Stage::Limit { .. },
+            stage: Stage::Limit { .. } | Stage::Collect(_),
             ..
         })
     ) {
         stages.swap(open, open + 1);
         open += 1;
     }
-    // Counting opens nothing: the stage takes any record.
-    let counts = matches!(
+    // Counting opens nothing: the stage takes any record. What moves by a key that is taken out of
+    // it unseen goes as it came.
+    let passes = matches!(
         stages.get(open + 1),
         Some(Placed {
-            stage: Stage::Count(_),
+            stage: Stage::Count(_) | Stage::Key { cut: Some(_), .. },
             ..
         })
     );
-    if let (true, Some(first)) = (counts, stages.get_mut(open)) {
+    if let (true, Some(first)) = (passes, stages.get_mut(open)) {
         first.stage = Stage::Pass;
     }
 }
@@ -106,11 +125,13 @@ fn need<L: Language>(stages: &[Placed<L>], discards: bool) -> Need {
     let mut need = Need::Number;
     for placed in stages {
         match &placed.stage {
-            Stage::Limit { .. } | Stage::Pass | Stage::Open => {}
+            Stage::Limit { .. } | Stage::Pass | Stage::Open | Stage::Collect(_) => {}
             // Counting looks at nothing, and nothing comes after it but the number.
             Stage::Count(_) => return need,
             // The record goes on.
-            Stage::Filter(f) | Stage::ForEach(f) | Stage::Key(f) if !f.looks_at_value() => {
+            Stage::Filter(f) | Stage::ForEach(f) | Stage::Key { extract: f, .. }
+                if !f.looks_at_value() =>
+            {
                 need = Need::Keys;
             }
             // The record ends here.

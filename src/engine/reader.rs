@@ -1,5 +1,7 @@
 //! Readers: where records come from.
 
+use serde::{Deserialize, Serialize};
+
 use super::{Chunk, Language, Need, RecordError};
 
 /// Makes records, on the reader thread, a chunk at a time.
@@ -15,7 +17,7 @@ pub trait Readers: Send + Sync {
 }
 
 /// Which keys.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum KeysRange {
     /// All that match a pattern.
     Pattern(Vec<u8>),
@@ -24,7 +26,7 @@ pub enum KeysRange {
 }
 
 /// What to read from the server.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ReaderSpec {
     /// Keys and, if asked for, their values.
     Keys {

@@ -70,6 +70,18 @@ pub(super) enum Kind {
     Words,
 }
 
+impl Kind {
+    /// All, each at the place of its number.
+    pub(super) const ALL: [Self; 6] = [
+        Self::Counted,
+        Self::Names,
+        Self::Keys,
+        Self::Events,
+        Self::Entries,
+        Self::Words,
+    ];
+}
+
 pub(super) const TAG_NONE: u8 = 0;
 pub(super) const TAG_BYTES: u8 = 1;
 pub(super) const TAG_LIST: u8 = 2;
@@ -180,9 +192,30 @@ impl<'a> Iterator for Records<'a> {
 
     #[inline]
     fn next(&mut self) -> Option<Native<'a>> {
+        self.with_bytes().map(|(record, _)| record)
+    }
+}
+
+/// The same with the bytes of each.
+#[derive(Debug, Clone)]
+pub(super) struct RecordsWithBytes<'a>(pub(super) Records<'a>);
+
+impl<'a> Iterator for RecordsWithBytes<'a> {
+    type Item = (Native<'a>, &'a [u8]);
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.with_bytes()
+    }
+}
+
+impl<'a> Records<'a> {
+    #[inline]
+    fn with_bytes(&mut self) -> Option<(Native<'a>, &'a [u8])> {
         self.left = self.left.checked_sub(1)?;
-        let mut record = Cursor(self.cursor.bytes()?);
-        match self.kind {
+        let bytes = self.cursor.bytes()?;
+        let mut record = Cursor(bytes);
+        let native = match self.kind {
             Kind::Counted => None,
             Kind::Names => Some(Native::Name(record.bytes()?)),
             Kind::Keys | Kind::Events => {
@@ -206,6 +239,28 @@ impl<'a> Iterator for Records<'a> {
                     fields: pairs(&mut record)?,
                 })
             }
+        };
+        native.map(|native| (native, bytes))
+    }
+}
+
+impl<'a> Native<'a> {
+    /// The same without what takes long to make a value of.
+    pub(super) fn without_value(&self) -> Self {
+        match self {
+            Self::Key {
+                event,
+                key,
+                body: Some(body),
+            } => Self::Key {
+                event: *event,
+                key,
+                body: Some(KeyBody {
+                    kind: body.kind,
+                    value: Value::None,
+                }),
+            },
+            other => other.clone(),
         }
     }
 }

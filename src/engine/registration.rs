@@ -8,12 +8,11 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::pipeline::Flushed;
 use super::pipeline::Pipeline;
-use super::planner::{Prepared, compile};
+use super::planner::{For, Prepared, compile};
 use super::wire::{RegistrationWire, Shipped};
-use super::{
-    Alone, Behalf, Caller, Chunk, Id, Language, Limits, Need, Outcome, Plan, Results, Ticket,
-};
+use super::{Behalf, Caller, Chunk, Id, Language, Limits, Need, Outcome, Plan, Results, Ticket};
 
 /// Where and when an execution of a registration runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -319,7 +318,7 @@ pub struct Registration<L: Language> {
 #[derive(Debug, Default)]
 pub(super) struct Kept {
     /// Ended, oldest first.
-    pub(super) ended: VecDeque<u64>,
+    pub(super) ended: VecDeque<Id>,
     /// Not ended.
     pub(super) live: usize,
     /// Whether the registration is gone.
@@ -445,8 +444,12 @@ impl<L: Language> Registration<L> {
     }
 
     fn here(&self) -> &Prepared<L> {
-        self.here
-            .get_or_init(|| compile(&self.plan, &Alone, self.discards()))
+        let whom = if self.discards() {
+            For::Nobody
+        } else {
+            For::Alone
+        };
+        self.here.get_or_init(|| compile(&self.plan, whom))
     }
 
     /// How much of its records it looks at.
@@ -494,7 +497,7 @@ impl<L: Language> Registration<L> {
         if !chunk.is_counted() || !pipeline.is_empty() {
             L::attach(&behalf, |s| {
                 pipeline.feed(s, chunk);
-                while pipeline.flush(s) {}
+                while pipeline.flush(s) != Flushed::All {}
             });
         }
         self.statistics

@@ -1,11 +1,13 @@
 //! All executions of this shard: their ids, how many are kept, and for how many bytes.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::execution::Machinery;
-use super::{Error, Execution, Id, Lane, Language, Launch, Outcome, Pool, Registration, ShardId};
+use super::{
+    Error, Execution, Id, Lane, Language, Launch, Outcome, Part, Pool, Registration, Team,
+};
 
 /// What bounds the executions that are kept. Changed while the server runs.
 #[derive(Debug)]
@@ -22,7 +24,6 @@ pub struct Limits {
 
 /// Executions by id.
 pub struct Registry<L: Language> {
-    shard: ShardId,
     limits: Arc<Limits>,
     machinery: Arc<Machinery>,
     kept: Mutex<Kept<L>>,
@@ -30,10 +31,13 @@ pub struct Registry<L: Language> {
 }
 
 struct Kept<L: Language> {
+    /// The number of the next execution that starts here.
     next: u64,
-    all: HashMap<u64, Entry<L>>,
-    /// Those that may be forgotten; the oldest have the lowest numbers.
-    order: BTreeSet<u64>,
+    /// How many there were.
+    count: u64,
+    all: HashMap<Id, Entry<L>>,
+    /// Those that may be forgotten, by when they were made.
+    order: BTreeMap<u64, Id>,
     bytes: usize,
 }
 
@@ -46,15 +50,15 @@ struct Entry<L: Language> {
 
 impl<L: Language> Registry<L> {
     /// No execution yet.
-    pub fn new(shard: ShardId, limits: Arc<Limits>, machinery: Arc<Machinery>) -> Arc<Self> {
+    pub fn new(limits: Arc<Limits>, machinery: Arc<Machinery>) -> Arc<Self> {
         Arc::new_cyclic(|this| Self {
-            shard,
             limits,
             machinery,
             kept: Mutex::new(Kept {
                 next: 0,
+                count: 0,
                 all: HashMap::new(),
-                order: BTreeSet::new(),
+                order: BTreeMap::new(),
                 bytes: 0,
             }),
             this: this.clone(),
@@ -75,25 +79,69 @@ impl<L: Language> Registry<L> {
         &self.machinery.pool
     }
 
+    /// Whether this shard has others beside it.
+    pub fn has_shards(&self) -> bool {
+        self.shard_id() != super::ShardId::ALONE
+    }
+
+    /// The id of this shard; zeros while it is the only one.
+    pub fn shard_id(&self) -> super::ShardId {
+        self.machinery.shards.id()
+    }
+
+    /// The part of an execution that another shard starts can not be made.
+    pub fn refuse_part(&self, id: Id) {
+        self.machinery.shards.leave(id);
+    }
+
     /// Makes an execution, not started yet.
     pub fn create(&self, launch: Launch<L>) -> Arc<Execution<L>> {
-        let number = {
+        let (number, order) = {
             let mut kept = self.kept();
             kept.next += 1;
-            kept.next - 1
+            kept.count += 1;
+            (kept.next - 1, kept.count)
         };
-        // Outside the lock: the planner asks the language about callbacks.
+        let shards = &self.machinery.shards;
         let id = Id {
-            shard: self.shard,
+            shard: shards.id(),
             number,
         };
+        let team = launch.everywhere.as_ref().and_then(|_| shards.team(id));
+        self.admit(id, order, team, launch)
+    }
+
+    /// Makes the part of an execution that another shard starts.
+    pub fn create_part(&self, id: Id, team: Team, launch: Launch<L>) -> Arc<Execution<L>> {
+        let order = {
+            let mut kept = self.kept();
+            kept.next = kept.next.max(id.number.saturating_add(1));
+            kept.count += 1;
+            kept.count
+        };
+        self.admit(id, order, Some(team), launch)
+    }
+
+    fn admit(
+        &self,
+        id: Id,
+        order: u64,
+        team: Option<Team>,
+        launch: Launch<L>,
+    ) -> Arc<Execution<L>> {
+        let shared = team.is_some();
+        // Outside the lock: the planner asks the language about callbacks.
         let registration = launch.registration.clone();
-        let execution = Execution::new(id, launch, self.machinery.clone(), &self.limits);
+        let machinery = self.machinery.clone();
+        let execution = Execution::new(id, order, launch, team, machinery, &self.limits);
         let this = self.this.clone();
         // First of all: who is told of the end finds it gone if nobody keeps it.
         execution.when_done(Box::new(move |outcome| {
             if let Some(registry) = this.upgrade() {
-                registry.ended(number, outcome, registration.as_deref());
+                if shared {
+                    registry.machinery.shards.leave(id);
+                }
+                registry.ended(id, outcome, registration.as_deref());
             }
         }));
         let entry = Entry {
@@ -101,18 +149,25 @@ impl<L: Language> Registry<L> {
             passing: false,
             bytes: 0,
         };
-        self.kept().all.insert(number, entry);
+        self.kept().all.insert(id, entry);
+        if shared {
+            let part: Arc<dyn Part> = execution.clone();
+            self.machinery.shards.attend(id, Arc::downgrade(&part));
+        }
         execution
     }
 
     /// The execution of this id, as text.
     pub fn find(&self, id: &[u8]) -> Result<Arc<Execution<L>>, Error> {
-        let id = Id::parse(id).filter(|id| id.shard == self.shard);
-        let kept = self.kept();
-        let entry = id.and_then(|id| kept.all.get(&id.number));
-        entry
-            .map(|entry| entry.execution.clone())
+        Id::parse(id)
+            .and_then(|id| self.get(id))
             .ok_or(Error::NoSuchExecution)
+    }
+
+    /// The execution of this id.
+    pub fn get(&self, id: Id) -> Option<Arc<Execution<L>>> {
+        let kept = self.kept();
+        kept.all.get(&id).map(|entry| entry.execution.clone())
     }
 
     /// All executions.
@@ -124,7 +179,7 @@ impl<L: Language> Registry<L> {
             .map(|entry| entry.execution.clone())
             .collect();
         drop(kept);
-        all.sort_by_key(|execution| execution.id.number);
+        all.sort_by_key(|execution| execution.order);
         all
     }
 
@@ -152,20 +207,21 @@ impl<L: Language> Registry<L> {
     }
 
     fn keep(&self, execution: &Arc<Execution<L>>, keep: bool) {
-        let number = execution.id.number;
+        let id = execution.id;
         let limit = self.limits.executions.load(Ordering::Relaxed);
+        execution.kept.store(keep, Ordering::Relaxed);
         if let (true, Some(registration)) = (keep, &execution.registration) {
             registration.kept().live += 1;
         }
         let mut gone = Vec::new();
         let mut kept = self.kept();
         if keep {
-            kept.order.insert(number);
-        } else if let Some(entry) = kept.all.get_mut(&number) {
+            kept.order.insert(execution.order, id);
+        } else if let Some(entry) = kept.all.get_mut(&id) {
             entry.passing = true;
         }
         while limit > 0 && kept.order.len() as i64 > limit {
-            let Some(oldest) = kept.order.pop_first() else {
+            let Some((_, oldest)) = kept.order.pop_first() else {
                 break;
             };
             gone.extend(kept.forget(oldest));
@@ -177,7 +233,7 @@ impl<L: Language> Registry<L> {
 
     /// A registration is gone: what it leaves goes when its last execution has ended.
     pub fn retire(&self, registration: &Registration<L>) {
-        let numbers = {
+        let ids = {
             let mut kept = registration.kept();
             kept.gone = true;
             if kept.live > 0 {
@@ -185,15 +241,12 @@ impl<L: Language> Registry<L> {
             }
             std::mem::take(&mut kept.ended)
         };
-        self.remove_all(numbers);
+        self.remove_all(ids);
     }
 
-    fn remove_all(&self, numbers: impl IntoIterator<Item = u64>) {
+    fn remove_all(&self, ids: impl IntoIterator<Item = Id>) {
         let mut kept = self.kept();
-        let gone: Vec<_> = numbers
-            .into_iter()
-            .filter_map(|number| kept.remove(number))
-            .collect();
+        let gone: Vec<_> = ids.into_iter().filter_map(|id| kept.remove(id)).collect();
         drop(kept);
         drop(gone);
     }
@@ -201,14 +254,14 @@ impl<L: Language> Registry<L> {
     /// Forgets an execution that never started.
     pub fn discard(&self, execution: &Execution<L>) {
         execution.discard();
-        let gone = self.kept().remove(execution.id.number);
+        let gone = self.kept().remove(execution.id);
         drop(gone);
     }
 
     /// Aborts an execution that no worker has seen, and forgets it.
     pub fn abort_and_forget(&self, execution: &Execution<L>) {
         execution.abort();
-        let gone = self.kept().remove(execution.id.number);
+        let gone = self.kept().remove(execution.id);
         drop(gone);
     }
 
@@ -218,33 +271,45 @@ impl<L: Language> Registry<L> {
         if !execution.snapshot().status.is_finished() {
             return Err(Error::NotFinished);
         }
-        let gone = self.kept().remove(execution.id.number);
+        let gone = self.kept().remove(execution.id);
         drop(gone);
         Ok(())
     }
 
-    fn ended(&self, number: u64, outcome: &Outcome, registration: Option<&Registration<L>>) {
+    /// Drops an execution as soon as it has ended, if it is known.
+    pub fn drop_soon(&self, id: Id) {
+        let mut kept = self.kept();
+        if let Some(entry) = kept.all.get(&id) {
+            let order = entry.execution.order;
+            kept.order.remove(&order);
+        }
+        let gone = kept.forget(id);
+        drop(kept);
+        drop(gone);
+    }
+
+    fn ended(&self, id: Id, outcome: &Outcome, registration: Option<&Registration<L>>) {
         let limit = self.limits.result_bytes.load(Ordering::Relaxed);
         let mut gone = Vec::new();
         let mut kept = self.kept();
-        match kept.all.get_mut(&number) {
-            Some(entry) if entry.passing => gone.extend(kept.remove(number)),
+        match kept.all.get_mut(&id) {
+            Some(entry) if entry.passing => gone.extend(kept.remove(id)),
             Some(entry) => {
                 entry.bytes = outcome.size();
                 kept.bytes += outcome.size();
-                gone.extend(kept.shrink(limit, number));
+                gone.extend(kept.shrink(limit, id));
             }
             None => {}
         }
         drop(kept);
         drop(gone);
         if let Some(registration) = registration {
-            self.ended_of(number, outcome, registration);
+            self.ended_of(id, outcome, registration);
         }
     }
 
     /// Of the executions of a registration the newest stay.
-    fn ended_of(&self, number: u64, outcome: &Outcome, registration: &Registration<L>) {
+    fn ended_of(&self, id: Id, outcome: &Outcome, registration: &Registration<L>) {
         registration.ended(outcome);
         let limit = self.limits.of_registration.load(Ordering::Relaxed);
         let mut kept = registration.kept();
@@ -253,7 +318,7 @@ impl<L: Language> Registry<L> {
             return;
         };
         kept.live = live;
-        kept.ended.push_back(number);
+        kept.ended.push_back(id);
         let most = usize::try_from(limit).ok().filter(|&most| most > 0);
         let surplus = match most {
             _ if kept.gone && live == 0 => kept.ended.len(),
@@ -267,30 +332,31 @@ impl<L: Language> Registry<L> {
 }
 
 impl<L: Language> Kept<L> {
-    fn remove(&mut self, number: u64) -> Option<Arc<Execution<L>>> {
-        let entry = self.all.remove(&number)?;
+    fn remove(&mut self, id: Id) -> Option<Arc<Execution<L>>> {
+        let entry = self.all.remove(&id)?;
         self.bytes -= entry.bytes;
-        self.order.remove(&number);
+        self.order.remove(&entry.execution.order);
         Some(entry.execution)
     }
 
     /// Forgets an execution now or, if it has not ended, when it does.
-    fn forget(&mut self, number: u64) -> Option<Arc<Execution<L>>> {
-        let entry = self.all.get_mut(&number)?;
+    fn forget(&mut self, id: Id) -> Option<Arc<Execution<L>>> {
+        let entry = self.all.get_mut(&id)?;
         if entry.execution.snapshot().status.is_finished() {
-            return self.remove(number);
+            return self.remove(id);
         }
         entry.passing = true;
         None
     }
 
     /// Drops the oldest ended executions until their results fit, but never the newest.
-    fn shrink(&mut self, limit: usize, newest: u64) -> Vec<Arc<Execution<L>>> {
+    fn shrink(&mut self, limit: usize, newest: Id) -> Vec<Arc<Execution<L>>> {
         let mut gone = Vec::new();
         while self.bytes > limit {
-            let oldest = self.order.iter().copied().find(|number| {
-                *number != newest && self.all.get(number).is_some_and(|entry| entry.bytes > 0)
-            });
+            let oldest =
+                self.order.values().copied().find(|id| {
+                    *id != newest && self.all.get(id).is_some_and(|entry| entry.bytes > 0)
+                });
             let Some(oldest) = oldest else { break };
             gone.extend(self.remove(oldest));
         }

@@ -60,6 +60,16 @@ impl Results {
         self.bytes.len()
     }
 
+    /// The elements, for [`Results::from_bytes`].
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+
+    /// Elements that were encoded before, as one result. Damaged ones end early.
+    pub fn from_bytes(bytes: Vec<u8>) -> Self {
+        Self { len: 1, bytes }
+    }
+
     fn put(&mut self, tag: u8, number: u64, payload: &[u8]) {
         self.bytes.push(tag);
         self.bytes.extend_from_slice(&number.to_le_bytes());

@@ -10,7 +10,7 @@ use super::*;
 /// Values are numbers, texts and lists; errors are texts.
 pub(super) struct Toy;
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub(super) enum Value {
     Number(i64),
     Text(String),
@@ -127,6 +127,24 @@ impl Values for Toy {
 
     fn pair((): (), key: Value, value: Value) -> Result<Value, RecordError> {
         Ok(Value::List(vec![key, value]))
+    }
+
+    fn read_key<R>((): (), key: &Value, read: impl FnOnce(&[u8]) -> R) -> Result<R, RecordError> {
+        Ok(read(format!("{key:?}").as_bytes()))
+    }
+
+    fn pack((): (), values: Vec<Value>, _pairs: bool) -> Packed {
+        let len = values.len();
+        let bytes = rmp_serde::to_vec(&values).expect("plain data can always be encoded");
+        Packed {
+            bytes,
+            len,
+            failed: Vec::new(),
+        }
+    }
+
+    fn unpack((): (), bytes: &[u8]) -> Result<Vec<Value>, RecordError> {
+        rmp_serde::from_slice(bytes).map_err(|error| RecordError::new(error.to_string()))
     }
 
     fn emit((): (), record: Value, results: &mut Results) -> Result<(), RecordError> {
@@ -329,9 +347,9 @@ pub(super) fn bench(numbers: Numbers) -> Bench {
         pool: Pool::start("test", 1, |body| body()).expect("a thread"),
         read_ahead: ReadAhead::start().expect("a thread"),
         readers: Box::new(numbers),
-        exchange: Box::new(Alone),
+        shards: Arc::new(Alone),
     };
-    let registry = Registry::new(ShardId::ALONE, limits.clone(), Arc::new(machinery));
+    let registry = Registry::new(limits.clone(), Arc::new(machinery));
     Bench {
         registry,
         limits,

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 use thiserror::Error;
 
-use super::{Mode, Step, Trigger};
+use super::{Chunk, Language, Mode, ReaderSpec, Source, Step, Trigger};
 
 const MAGIC: &[u8] = b"geartrain";
 /// Changes when older versions can not read what this one writes.
@@ -102,6 +102,79 @@ pub struct BundleWire {
     pub remove: Vec<String>,
     /// Registrations that come, in this order.
     pub add: Vec<RegistrationWire>,
+    /// What all shards have after that.
+    #[serde(default)]
+    pub version: Option<Version>,
+}
+
+/// The state of all registrations: of two with the same lineage, the one of more generations is the
+/// newer one.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Version {
+    /// Where they come from.
+    pub lineage: String,
+    /// How often they changed.
+    pub generation: u64,
+}
+
+/// What other shards are told to run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunWire {
+    /// The plan.
+    pub what: WhatWire,
+    /// Where its records come from there.
+    pub source: SourceWire,
+}
+
+/// The plan of a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WhatWire {
+    /// That of a registration, which all shards have.
+    Registration(String),
+    /// Any.
+    Plan {
+        /// It.
+        plan: Box<PlanWire>,
+        /// Its session.
+        session: SessionWire,
+    },
+}
+
+/// The records of a run on another shard.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SourceWire {
+    /// What is there.
+    Server(ReaderSpec),
+    /// What a callback makes.
+    Callback(Shipped),
+    /// These: an encoded chunk.
+    Records(ByteBuf),
+    /// None but those of the shard that was asked.
+    Nothing,
+}
+
+impl SourceWire {
+    /// The records on this shard, unless a callback makes them; `None` also for damaged ones.
+    pub fn source<L: Language>(&self) -> Option<Source<L>> {
+        Some(match self {
+            Self::Server(spec) => Source::Server(spec.clone()),
+            Self::Records(bytes) => Source::Records(Chunk::decode(bytes)?),
+            Self::Nothing => Source::Records(Chunk::names()),
+            Self::Callback(_) => return None,
+        })
+    }
+}
+
+impl RunWire {
+    /// As bytes. What one shard sends to another is not sealed: the connection sees to that.
+    pub fn encode(&self) -> Vec<u8> {
+        rmp_serde::to_vec_named(self).expect("plain data can always be encoded")
+    }
+
+    /// What [`RunWire::encode`] wrote.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Damage> {
+        rmp_serde::from_slice(bytes).map_err(|error| Damage::Undecodable(error.to_string()))
+    }
 }
 
 /// Encodes a value.

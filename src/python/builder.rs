@@ -12,6 +12,7 @@ use super::language::{Cpython, Generator};
 use super::options::Options;
 use super::register::register;
 use super::session::{Session, current};
+use super::shipping;
 use crate::engine::{Caller, KeysRange, Launch, Mode, PlanBuilder, ReaderSpec, Source, Step};
 
 const READERS: [&str; 5] = [
@@ -127,27 +128,38 @@ impl Builder {
         self.plan().push(step);
     }
 
-    fn start(&self, source: Source<Cpython>) -> PyResult<()> {
+    /// Starts a run, on all shards or on this one.
+    fn start(&self, py: Python<'_>, source: Source<Cpython>, everywhere: bool) -> PyResult<()> {
         let Some(current) = current() else {
             return Err(gears_error(
                 "Can only run execution on registered gears thread",
             ));
         };
-        // The builder itself knows no session: it may be one of its globals.
-        let plan = self.plan().build(Arc::new(current.session));
-        let registry = &world().registry;
-        let Some(script) = current.script else {
-            // Inside a callback: it runs at once, and nobody will ask for it by its id.
-            let execution = registry.create(Launch::of_plan(plan, source));
-            registry.start(&execution, false);
-            return Ok(());
-        };
-        if script.has_run() {
+        if current
+            .script
+            .as_ref()
+            .is_some_and(|script| script.has_run())
+        {
             return Err(gears_error(
                 "Can not run more then 1 executions in a single script",
             ));
         }
-        script.set_run(registry.create(Launch::of_plan(plan, source)));
+        // The builder itself knows no session: it may be one of its globals.
+        let plan = self.plan().build(Arc::new(current.session.clone()));
+        let registry = &world().registry;
+        let run = if everywhere && registry.has_shards() {
+            let run = shipping::ship_run(py, &plan, &source, &current.session)?;
+            Some(run.encode().into())
+        } else {
+            None
+        };
+        let mut launch = Launch::of_plan(plan, source);
+        launch.everywhere = run;
+        match current.script {
+            Some(script) => script.set_run(registry.create(launch)),
+            // Inside a callback: it runs at once, and nobody will ask for it by its id.
+            None => registry.start(&registry.create(launch), false),
+        }
         Ok(())
     }
 }
@@ -258,12 +270,13 @@ impl Builder {
     #[pyo3(signature = (arg=None, **kargs))]
     fn run(
         &self,
+        py: Python<'_>,
         arg: Option<&Bound<'_, PyAny>>,
         kargs: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<()> {
         let options = Options(kargs);
-        // On one server both mean the same.
-        if options.mode()? == Some(Mode::Sync) {
+        let mode = options.mode()?.unwrap_or(Mode::Async);
+        if mode == Mode::Sync {
             return Err(gears_error("unknown execution mode"));
         }
         let reader = self.plan().reader().to_owned();
@@ -273,15 +286,14 @@ impl Builder {
             "PythonReader" => Source::Generator(generator(arg)?),
             _ => return Err(gears_error("Given reader do not support run or not exists")),
         };
-        self.start(source)
+        self.start(py, source, mode == Mode::Async)
     }
 
     /// The names of keys, for KeysOnlyReader.
     #[pyo3(name = "_runKeyNames")]
-    fn run_key_names(&self, pattern: &str) -> PyResult<()> {
-        self.start(Source::Server(ReaderSpec::KeyNames {
-            pattern: pattern.as_bytes().to_vec(),
-        }))
+    fn run_key_names(&self, py: Python<'_>, pattern: &str) -> PyResult<()> {
+        let pattern = pattern.as_bytes().to_vec();
+        self.start(py, Source::Server(ReaderSpec::KeyNames { pattern }), true)
     }
 
     /// register(prefix, **kargs): registers the function as it stands; the id.

@@ -11,10 +11,12 @@ use super::error::record_error;
 use super::function::Function;
 use super::link;
 use super::object;
+use super::packing;
 use super::session::{Current, Session, bind};
 use super::watch;
 use crate::engine::{
-    Behalf, Calls, Groups, Language, Many, Native, Next, RecordError, Results, Ticket, Values,
+    Behalf, Calls, Groups, Language, Many, Native, Next, Packed, RecordError, Results, Ticket,
+    Values,
 };
 
 /// CPython.
@@ -169,6 +171,25 @@ impl Values for Cpython {
             .and_then(|()| pair.set_item("value", value));
         set.map_err(|error| record_error(py, error))?;
         Ok(pair.into_any().unbind())
+    }
+
+    fn read_key<R>(
+        py: Python<'_>,
+        key: &Py<PyAny>,
+        read: impl FnOnce(&[u8]) -> R,
+    ) -> Result<R, RecordError> {
+        packing::read_key(key.bind(py), read).map_err(|error| record_error(py, error))
+    }
+
+    fn pack(py: Python<'_>, values: Vec<Py<PyAny>>, pairs: bool) -> Packed {
+        packing::pack(py, values, pairs)
+    }
+
+    fn unpack(py: Python<'_>, bytes: &[u8]) -> Result<Vec<Py<PyAny>>, RecordError> {
+        packing::unpack(py, bytes).map_err(|error| {
+            let error = record_error(py, error).text;
+            RecordError::new(format!("records of another shard can not be read: {error}"))
+        })
     }
 
     fn emit(py: Python<'_>, record: Py<PyAny>, results: &mut Results) -> Result<(), RecordError> {

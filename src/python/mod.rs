@@ -11,6 +11,7 @@ mod language;
 mod link;
 mod object;
 mod options;
+mod packing;
 mod register;
 mod session;
 mod shipping;
@@ -24,4 +25,6 @@ pub(crate) use interpreter::{
 pub(crate) use language::Cpython;
 pub(crate) use link::Allocator;
 pub(crate) use session::Session;
-pub(crate) use shipping::{receive_function, receive_registration, receive_session};
+pub(crate) use shipping::{
+    language, receive_function, receive_registration, receive_run, receive_session,
+};

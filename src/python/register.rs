@@ -12,7 +12,7 @@ use super::language::Cpython;
 use super::options::Options;
 use super::session::{Current, Session};
 use super::shipping;
-use crate::engine::wire::{PlanWire, RegistrationWire};
+use crate::engine::wire::RegistrationWire;
 use crate::engine::{
     Change, CommandTrigger, Joining, KeyType, KeysTrigger, LogLevel, Mode, OnFailed, Parts, Plan,
     Registration, StreamTrigger, Trigger,
@@ -79,7 +79,7 @@ pub(super) fn register(
     let wire = RegistrationWire {
         id: id.to_string(),
         session: session.id.clone(),
-        plan: ship_plan(py, &plan, session)?,
+        plan: shipping::ship_plan(py, &plan, session)?,
         trigger: trigger.clone(),
         mode,
         on_registered: ship_one(py, on_registered.as_deref(), session)?,
@@ -121,18 +121,6 @@ pub(super) fn register(
         }
     }
     Ok(id.to_string())
-}
-
-fn ship_plan(py: Python<'_>, plan: &Plan<Cpython>, session: &Session) -> PyResult<PlanWire> {
-    let steps = plan
-        .steps
-        .iter()
-        .map(|step| step.try_map(|f| shipping::ship(py, f, session)));
-    Ok(PlanWire {
-        reader: plan.reader.clone(),
-        description: plan.description.clone(),
-        steps: steps.collect::<PyResult<_>>()?,
-    })
 }
 
 fn ship_one(

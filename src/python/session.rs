@@ -14,7 +14,7 @@ use super::error::ForceStopped;
 use super::interpreter::{SESSION_NAME, prelude, prototype, world};
 use super::language::Cpython;
 use super::link;
-use super::shipping::language;
+use super::shipping;
 use super::watch;
 use crate::engine::wire::SessionWire;
 use crate::engine::{Caller, Change, Context, Execution, LogLevel};
@@ -94,12 +94,20 @@ impl Session {
     /// What is shipped of it.
     pub(crate) fn wire(&self) -> SessionWire {
         SessionWire {
+            source: self.source.clone().into(),
+            ..Python::attach(|py| self.run_wire(py))
+        }
+    }
+
+    /// What is shipped of it with something that it runs: all but the script.
+    pub(super) fn run_wire(&self, py: Python<'_>) -> SessionWire {
+        SessionWire {
             id: self.id.clone(),
             description: self.description.clone(),
             user: self.user.clone(),
-            source: self.source.clone().into(),
+            source: serde_bytes::ByteBuf::new(),
             requirements: Vec::new(),
-            language: Python::attach(language),
+            language: shipping::language_of(py),
             module: env!("CARGO_PKG_VERSION").into(),
         }
     }

@@ -9,10 +9,12 @@ use pyo3::types::{PyBytes, PyDict, PyFunction, PyModule};
 use super::error::{error_text, gears_error, lossy};
 use super::function::Function;
 use super::interpreter::prototype;
-use super::language::Cpython;
+use super::language::{Cpython, Generator};
 use super::session::Session;
-use crate::engine::wire::{PlanWire, RegistrationWire, SessionWire, Shipped};
-use crate::engine::{Id, Limits, Parts, Plan, Registration};
+use crate::engine::wire::{
+    PlanWire, RegistrationWire, RunWire, SessionWire, Shipped, SourceWire, WhatWire,
+};
+use crate::engine::{Id, Launch, Limits, Parts, Plan, Registration, Source};
 
 const SOURCE: &str = include_str!("../../python/prelude/shipping.py");
 /// Where functions of the module are found again when a callback arrives.
@@ -27,8 +29,8 @@ fn module(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
     }
     py.import("cloudpickle").map_err(|error| {
         gears_error(format!(
-            "registering functions needs the Python package cloudpickle, which can not be \
-             imported: {}. Install it for the Python of the server, as by: apt-get install \
+            "registering functions, and running them on several shards, needs the Python package \
+             cloudpickle, which can not be imported: {}. Install it for the Python of the server, as by: apt-get install \
              python3-cloudpickle",
             error.value(py)
         ))
@@ -45,9 +47,55 @@ fn module(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
 }
 
 /// The language of shipped callbacks with its version: only the same one may open them.
-pub(crate) fn language(py: Python<'_>) -> String {
+pub(super) fn language_of(py: Python<'_>) -> String {
     let version = py.version_info();
     format!("python {}.{}", version.major, version.minor)
+}
+
+/// The same.
+pub(crate) fn language() -> String {
+    Python::attach(language_of)
+}
+
+/// What another shard needs to run a plan.
+pub(super) fn ship_run(
+    py: Python<'_>,
+    plan: &Plan<Cpython>,
+    source: &Source<Cpython>,
+    session: &Session,
+) -> PyResult<RunWire> {
+    let source = match source {
+        Source::Server(spec) => SourceWire::Server(spec.clone()),
+        Source::Generator(Generator::Callable(callable)) => {
+            let callable = callable.bind(py).cast::<PyFunction>()?;
+            SourceWire::Callback(ship(py, &Function::new(callable)?, session)?)
+        }
+        _ => SourceWire::Nothing,
+    };
+    Ok(RunWire {
+        what: WhatWire::Plan {
+            plan: Box::new(ship_plan(py, plan, session)?),
+            session: session.run_wire(py),
+        },
+        source,
+    })
+}
+
+/// A plan as it travels.
+pub(super) fn ship_plan(
+    py: Python<'_>,
+    plan: &Plan<Cpython>,
+    session: &Session,
+) -> PyResult<PlanWire> {
+    let steps = plan
+        .steps
+        .iter()
+        .map(|step| step.try_map(|f| ship(py, f, session)));
+    Ok(PlanWire {
+        reader: plan.reader.clone(),
+        description: plan.description.clone(),
+        steps: steps.collect::<PyResult<_>>()?,
+    })
 }
 
 fn names<'py>(py: Python<'py>, session: &Session) -> PyResult<Bound<'py, PyDict>> {
@@ -56,16 +104,32 @@ fn names<'py>(py: Python<'py>, session: &Session) -> PyResult<Bound<'py, PyDict>
         .ok_or_else(|| gears_error("the session is gone"))
 }
 
+/// Any value as bytes, as callbacks travel.
+pub(super) fn ship_value<'py>(
+    py: Python<'py>,
+    value: &Bound<'py, PyAny>,
+    session: &Session,
+) -> PyResult<Bound<'py, PyBytes>> {
+    let arguments = (value, names(py, session)?, prototype(py)?);
+    let shipped = module(py)?.getattr("ship")?.call1(arguments)?;
+    Ok(shipped.cast_into::<PyBytes>()?)
+}
+
+/// What [`ship_value`] made.
+pub(super) fn receive_value<'py>(
+    py: Python<'py>,
+    shipped: &Bound<'py, PyBytes>,
+    session: &Session,
+) -> PyResult<Bound<'py, PyAny>> {
+    let arguments = (shipped, names(py, session)?, prototype(py)?);
+    module(py)?.getattr("receive")?.call1(arguments)
+}
+
 /// A callback as bytes.
 pub(super) fn ship(py: Python<'_>, f: &Function, session: &Session) -> PyResult<Shipped> {
     let callable = f.callable(py);
-    let arguments = (callable, names(py, session)?, prototype(py)?);
-    let shipped = module(py)?
-        .getattr("ship")?
-        .call1(arguments)
-        .and_then(|bytes| Ok(bytes.cast::<PyBytes>()?.as_bytes().to_vec()));
-    match shipped {
-        Ok(bytes) => Ok(Shipped::from(bytes)),
+    match ship_value(py, callable, session) {
+        Ok(bytes) => Ok(Shipped::from(bytes.as_bytes().to_vec())),
         Err(error) => {
             let name = callable.getattr("__name__").and_then(|name| name.str());
             let name = name.map(|name| lossy(&name)).unwrap_or_default();
@@ -79,9 +143,7 @@ pub(super) fn ship(py: Python<'_>, f: &Function, session: &Session) -> PyResult<
 
 /// A callback from bytes.
 fn receive(py: Python<'_>, shipped: &[u8], session: &Session) -> PyResult<Arc<Function>> {
-    let bytes = PyBytes::new(py, shipped);
-    let arguments = (bytes, names(py, session)?, prototype(py)?);
-    let made = module(py)?.getattr("receive")?.call1(arguments)?;
+    let made = receive_value(py, &PyBytes::new(py, shipped), session)?;
     match made.cast::<PyFunction>() {
         Ok(function) => Ok(Arc::new(Function::new(function)?)),
         Err(_) => Err(PyTypeError::new_err("what was shipped is no function")),
@@ -95,7 +157,7 @@ pub(crate) fn receive_function(
     shipped_in: &str,
 ) -> Result<Arc<Function>, String> {
     Python::attach(|py| {
-        let here = language(py);
+        let here = language_of(py);
         if shipped_in != here {
             return Err(format!(
                 "it is of {shipped_in}, and this server runs {here}"
@@ -103,6 +165,55 @@ pub(crate) fn receive_function(
         }
         receive(py, shipped, session).map_err(|error| error_text(py, &error))
     })
+}
+
+/// What another shard wants run, in a session of this one. The error says why it can not.
+pub(crate) fn receive_run(
+    plan: &PlanWire,
+    source: &SourceWire,
+    session: &Arc<Session>,
+    shipped_in: &str,
+) -> Result<Launch<Cpython>, String> {
+    Python::attach(|py| {
+        let here = language_of(py);
+        if shipped_in != here {
+            return Err(format!(
+                "its callbacks are of {shipped_in}, and this shard runs {here}"
+            ));
+        }
+        let source = match source {
+            SourceWire::Callback(shipped) => receive(py, shipped, session).map(|function| {
+                let callable = function.callable(py).clone();
+                Source::Generator(Generator::Callable(callable.unbind()))
+            }),
+            other => Ok(other.source().ok_or("its records are damaged")?),
+        };
+        let launch = source.and_then(|source| {
+            let plan = receive_plan(py, plan, session)?;
+            Ok(Launch::of_plan(plan, source))
+        });
+        launch.map_err(|error| {
+            format!(
+                "Error occured when deserialized a python callback, error={}",
+                error_text(py, &error)
+            )
+        })
+    })
+}
+
+fn receive_plan(
+    py: Python<'_>,
+    wire: &PlanWire,
+    session: &Arc<Session>,
+) -> PyResult<Plan<Cpython>> {
+    let receive = |shipped: &Shipped| receive(py, shipped, session);
+    let steps = wire.steps.iter().map(|step| step.try_map(receive));
+    Ok(Plan::new(
+        wire.reader.clone(),
+        wire.description.clone(),
+        steps.collect::<PyResult<_>>()?,
+        Arc::new(session.clone()),
+    ))
 }
 
 /// A session that was shipped, not linked to anything yet.
@@ -129,7 +240,7 @@ pub(crate) fn receive_registration(
     limits: Arc<Limits>,
 ) -> Arc<Registration<Cpython>> {
     Python::attach(|py| {
-        let here = language(py);
+        let here = language_of(py);
         let parts = if shipped_in == here {
             receive_parts(py, wire, id, session).map_err(|error| {
                 let why = format!(
@@ -178,18 +289,7 @@ fn receive_parts(
     session: &Arc<Session>,
 ) -> PyResult<Parts<Cpython>> {
     let receive = |shipped: &Shipped| receive(py, shipped, session);
-    let PlanWire {
-        reader,
-        description,
-        steps,
-    } = &wire.plan;
-    let steps = steps.iter().map(|step| step.try_map(receive));
-    let plan = Plan::new(
-        reader.clone(),
-        description.clone(),
-        steps.collect::<PyResult<_>>()?,
-        Arc::new(session.clone()),
-    );
+    let plan = receive_plan(py, &wire.plan, session)?;
     Ok(Parts {
         id,
         plan: Arc::new(plan),

@@ -21,6 +21,8 @@ enum Kind {
     /// Stored as 0 or 1.
     Flag,
     Text,
+    /// Text that is not shown.
+    Secret,
     /// One of these.
     Choice(&'static [&'static str]),
     /// Given several times.
@@ -67,7 +69,7 @@ const fn python(name: &'static str, kind: Kind, default: i64, live: bool) -> Def
     }
 }
 
-const DEFINITIONS: [Definition; 21] = [
+const DEFINITIONS: [Definition; 23] = [
     core("MaxExecutions", i64::MIN, 1000, true),
     core("MaxExecutionsPerRegistration", i64::MIN, 100, true),
     core("ProfileExecutions", i64::MIN, 0, true),
@@ -84,6 +86,14 @@ const DEFINITIONS: [Definition; 21] = [
     Definition {
         kind: Kind::Text,
         ..core("PythonPath", 0, 0, false)
+    },
+    Definition {
+        kind: Kind::Text,
+        ..core("ClusterUser", 0, 0, true)
+    },
+    Definition {
+        kind: Kind::Secret,
+        ..core("ClusterPassword", 0, 0, true)
     },
     Definition {
         kind: Kind::List,
@@ -228,6 +238,36 @@ impl Settings {
         }
     }
 
+    /// How long shards may be silent.
+    pub(super) fn max_idle(&self) -> Duration {
+        self.milliseconds("ExecutionMaxIdleTime")
+    }
+
+    /// The same while registrations are made on all shards.
+    pub(super) fn max_install_idle(&self) -> Duration {
+        self.milliseconds("PythonInstallReqMaxIdleTime")
+    }
+
+    fn milliseconds(&self, name: &str) -> Duration {
+        Duration::from_millis(u64::try_from(self.number(name)).unwrap_or(1))
+    }
+
+    /// How often one message to another shard is sent; 0: as often as it takes.
+    pub(super) fn send_retries(&self) -> u64 {
+        u64::try_from(self.number("SendMsgRetries")).unwrap_or(0)
+    }
+
+    /// User and password for connections to other shards, if they were set.
+    pub(super) fn cluster_login(&self) -> Option<(Option<String>, String)> {
+        let texts = self.texts.read().unwrap_or_else(PoisonError::into_inner);
+        let last = |name: &str| {
+            let value = texts.get(name).and_then(|values| values.last());
+            let value = value.filter(|value| !value.is_empty());
+            value.map(|value| String::from_utf8_lossy(value).into_owned())
+        };
+        Some((last("ClusterUser"), last("ClusterPassword")?))
+    }
+
     /// Directories that Python looks for modules in before all others.
     pub(super) fn python_path(&self) -> Vec<String> {
         match self.get(b"PythonPath") {
@@ -276,10 +316,10 @@ impl Settings {
                 };
                 self.numbers[at].store(chosen, Ordering::Relaxed);
             }
-            Kind::Text | Kind::List => {
+            Kind::Text | Kind::Secret | Kind::List => {
                 let mut texts = self.texts.write().unwrap_or_else(PoisonError::into_inner);
                 let values = texts.entry(definition.name).or_default();
-                if definition.kind == Kind::Text {
+                if definition.kind != Kind::List {
                     values.clear();
                 }
                 values.push(value.to_vec());
@@ -332,6 +372,11 @@ impl Settings {
                 Value::Text(choice.map_or_else(Vec::new, |choice| choice.as_bytes().to_vec()))
             }
             Kind::Text => Value::Text(values().pop().unwrap_or_default()),
+            Kind::Secret => Value::Text(if values().is_empty() {
+                Vec::new()
+            } else {
+                b"*****".to_vec()
+            }),
             Kind::List => Value::List(values()),
         }
     }

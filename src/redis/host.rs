@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::config::Settings;
 use super::lock::Lock;
 use super::raw::Server;
+use crate::cluster::Cluster;
 use crate::engine::{Command, Environment, Host, LogLevel, Reply};
 
 /// Runs commands on the server.
@@ -39,10 +40,10 @@ impl Host for ServerHost {
 pub(super) struct ServerEnvironment {
     pub(super) server: Server,
     pub(super) settings: Arc<Settings>,
+    pub(super) cluster: Option<Arc<Cluster>>,
 }
 
-/// Hashes to slot 0, the first one of a server that has them all. Redis publishes it for its own
-/// benchmark, and keys written by old scripts contain it.
+/// Hashes to slot 0, the first one of a server that has them all.
 const TAG_OF_SLOT_0: &str = "06S";
 
 impl Environment for ServerEnvironment {
@@ -63,10 +64,15 @@ impl Environment for ServerEnvironment {
     }
 
     fn hash_tag(&self) -> String {
-        TAG_OF_SLOT_0.into()
+        let topology = self.cluster.as_ref().and_then(|cluster| cluster.topology());
+        topology.map_or_else(
+            || TAG_OF_SLOT_0.into(),
+            |topology| topology.tag().to_owned(),
+        )
     }
 
     fn shard_id(&self) -> Option<String> {
-        None
+        let others = self.cluster.as_ref().and_then(|cluster| cluster.others());
+        others.map(|topology| topology.me.to_string())
     }
 }

@@ -2,11 +2,13 @@
 
 #[cfg(not(test))]
 mod allocator;
+mod cluster;
 mod commands;
 mod config;
 mod guard;
 mod host;
 mod lock;
+mod questions;
 mod raw;
 mod readers;
 mod registrations;
@@ -16,7 +18,8 @@ mod threads;
 use std::ffi::c_int;
 use std::sync::{Arc, OnceLock};
 
-use crate::engine::{Alone, LogLevel, Machinery, Pool, ReadAhead, Registry, ShardId};
+use crate::cluster::Cluster;
+use crate::engine::{Alone, LogLevel, Machinery, Pool, ReadAhead, Registry, Shards};
 use crate::python::{self, Cpython, World};
 
 use commands::COMMANDS;
@@ -39,6 +42,9 @@ struct Module {
     settings: Arc<Settings>,
     registry: Arc<Registry<Cpython>>,
     registrations: &'static Registrations,
+    /// The other shards, if the server is a node of a cluster.
+    cluster: Option<Arc<Cluster>>,
+    watch: cluster::Watch,
     lock: Arc<Lock>,
     /// For the top level of scripts, which may take for ever.
     scripts: Threads,
@@ -123,13 +129,17 @@ fn load(
     python::start(allocator)?;
     let failed = |error: std::io::Error| format!("could not start a thread: {error}");
     let pool = Pool::start("geartrain-pool", settings.threads(), python::enter_thread);
+    let cluster = cluster::start(server, &settings, &lock).map_err(failed)?;
     let machinery = Machinery {
         pool: pool.map_err(failed)?,
         read_ahead: ReadAhead::start().map_err(failed)?,
         readers: Box::new(ServerReaders { lock: lock.clone() }),
-        exchange: Box::new(Alone),
+        shards: match &cluster {
+            Some(cluster) => cluster.clone() as Arc<dyn Shards>,
+            None => Arc::new(Alone),
+        },
     };
-    let registry = Registry::new(ShardId::ALONE, settings.limits(), Arc::new(machinery));
+    let registry = Registry::new(settings.limits(), Arc::new(machinery));
     let registrations =
         Registrations::open(server, lock.clone(), registry.clone(), settings.clone());
     let registrations = registrations.map_err(failed)?;
@@ -142,6 +152,7 @@ fn load(
         environment: Box::new(ServerEnvironment {
             server,
             settings: settings.clone(),
+            cluster: cluster.clone(),
         }),
         registry: registry.clone(),
         registrar: Box::new(registrations),
@@ -159,6 +170,8 @@ fn load(
         settings,
         registry,
         registrations,
+        cluster,
+        watch: cluster::Watch::default(),
         lock,
         scripts: Threads::default(),
         helpers: Threads::default(),
@@ -172,6 +185,8 @@ fn load(
     raw::subscribe_to_fork(ctx, fork);
     raw::subscribe_to_flush(ctx, flushed);
     raw::subscribe_to_swap(ctx, swapped);
+    raw::subscribe_to_cron(ctx, cron);
+    raw::listen_to_bus(ctx, cluster::heard_on_bus);
     register_commands(ctx)?;
     if !raw::register_info(ctx, info) {
         return Err("the server does not take INFO fields".into());
@@ -236,6 +251,9 @@ const DOORS: [raw::CommandCallback; COMMANDS.len()] = [
     enter::<25>,
     enter::<26>,
     enter::<27>,
+    enter::<28>,
+    enter::<29>,
+    enter::<30>,
 ];
 
 fn register_commands(ctx: *mut RedisModuleCtx) -> Result<(), String> {
@@ -307,6 +325,20 @@ extern "C" fn fork(
     guard(|| {
         if let (Some(module), raw::FORKED) = (MODULE.get(), subevent) {
             module.registrations.forked();
+        }
+    });
+}
+
+/// The server looks after itself.
+extern "C" fn cron(
+    _ctx: *mut RedisModuleCtx,
+    _event: raw::Event,
+    _subevent: u64,
+    _data: *mut std::ffi::c_void,
+) {
+    guard(|| {
+        if let Some(module) = MODULE.get() {
+            module.look_at_cluster();
         }
     });
 }

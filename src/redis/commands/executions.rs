@@ -1,10 +1,12 @@
 //! Executions: listed, described, their results, and how they are forgotten.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::engine::{Execution, Outcome, ShardId};
+use crate::engine::{Execution, Item, Outcome, Results};
 use crate::python::Cpython;
 use crate::redis::Module;
+use crate::redis::questions::{self, Question, Word};
 use crate::redis::raw::{Args, Ctx};
 use crate::redis::reply;
 
@@ -90,64 +92,99 @@ pub(super) fn get_execution(module: &'static Module, ctx: Ctx<'_>, args: &Args<'
     let Some(execution) = find(module, ctx, id) else {
         return;
     };
-    match scope.as_deref() {
-        None | Some(b"SHARD") => {}
-        Some(b"CLUSTER") => {
+    let everywhere = match scope.as_deref() {
+        None => module.has_shards() && ctx.may_block(),
+        Some(b"SHARD") => false,
+        Some(b"CLUSTER") if !module.has_shards() => {
             return ctx.error(b"no cluster detected - use `RG.GETEXECUTION <id> [SHARD]` instead");
         }
+        Some(b"CLUSTER") if !ctx.may_block() => return ctx.error(WOULD_BLOCK),
+        Some(b"CLUSTER") => true,
         Some(_) => return ctx.error(b"unknown subcommand"),
-    }
+    };
     let large = execution
         .outcome()
         .is_ok_and(|outcome| outcome.size() >= LARGE_REPLY);
-    if !large || !ctx.may_block() {
-        return describe(ctx, &execution);
+    if !everywhere && (!large || !ctx.may_block()) {
+        return send_described(ctx, &[describe(module, &execution)]);
     }
     let client = ctx.block();
+    let question = Question::Describe(execution.id.to_string());
     module.run(Box::new(move || {
-        client.reply(|ctx| describe(ctx, &execution))
+        let here = describe(module, &execution);
+        if !everywhere {
+            return client.reply(|ctx| send_described(ctx, &[here]));
+        }
+        let done = move |answers| {
+            let mut all = vec![here];
+            all.extend(questions::described(answers));
+            client.reply(|ctx| send_described(ctx, &all));
+        };
+        module.ask_all(&question, Box::new(done));
     }));
 }
 
-fn describe(ctx: Ctx<'_>, execution: &Execution<Cpython>) {
+fn send_described(ctx: Ctx<'_>, shards: &[Results]) {
+    ctx.array(shards.len());
+    for shard in shards {
+        reply::items(ctx, shard);
+    }
+}
+
+/// An execution as this shard sees it, as one result.
+pub(in crate::redis) fn describe(module: &Module, execution: &Execution<Cpython>) -> Results {
     let snapshot = execution.snapshot();
     let nothing = Outcome::default();
     let outcome = snapshot.outcome.as_deref().unwrap_or(&nothing);
-    ctx.array(1);
-    ctx.array(4);
-    reply::field(ctx, "shard_id", ShardId::ALONE.as_str());
-    reply::text(ctx, "execution_plan");
-    ctx.array(16);
-    reply::field(ctx, "status", snapshot.status.name());
-    reply::number(ctx, "shards_received", 0);
-    reply::number(ctx, "shards_completed", 0);
-    reply::text(ctx, "results");
+    let mut out = Results::default();
+    let text = |out: &mut Results, text: &str| out.push(Item::Bulk(text.as_bytes()));
+    let number = |out: &mut Results, name: &str, value: usize| {
+        out.push(Item::Bulk(name.as_bytes()));
+        out.push(Item::Integer(i64::try_from(value).unwrap_or(i64::MAX)));
+    };
+    out.push(Item::Array(4));
+    text(&mut out, "shard_id");
+    text(&mut out, module.registry.shard_id().as_str());
+    text(&mut out, "execution_plan");
+    out.push(Item::Array(16));
+    text(&mut out, "status");
+    text(&mut out, snapshot.status.name());
+    let (received, completed) = execution.shards();
+    number(&mut out, "shards_received", received);
+    number(&mut out, "shards_completed", completed);
+    text(&mut out, "results");
     let results = i64::try_from(outcome.results.len()).unwrap_or(i64::MAX);
-    ctx.integer(if snapshot.outcome.is_some() {
-        results
-    } else {
-        -1
-    });
-    reply::text(ctx, "errors");
-    ctx.array(outcome.errors.len());
+    let ended = snapshot.outcome.is_some();
+    out.push(Item::Integer(if ended { results } else { -1 }));
+    text(&mut out, "errors");
+    out.push(Item::Array(outcome.errors.len()));
     for error in &outcome.errors {
-        reply::text(ctx, error);
+        text(&mut out, error);
     }
-    let milliseconds = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(0);
-    reply::number(ctx, "total_duration", milliseconds(outcome.total));
-    reply::number(ctx, "read_duration", milliseconds(outcome.read));
-    reply::text(ctx, "steps");
+    let milliseconds = |time: Duration| usize::try_from(time.as_millis()).unwrap_or(0);
+    number(&mut out, "total_duration", milliseconds(outcome.total));
+    number(&mut out, "read_duration", milliseconds(outcome.read));
+    text(&mut out, "steps");
     let steps = execution.plan.describe();
-    ctx.array(steps.len());
+    out.push(Item::Array(steps.len()));
     // RedisGears 1.x lists them from the last.
     for step in steps.iter().rev() {
-        ctx.array(8);
-        reply::field(ctx, "type", step.kind);
+        out.push(Item::Array(8));
+        text(&mut out, "type");
+        text(&mut out, step.kind);
         let spent = step.timed.and_then(|at| outcome.steps.get(at)).copied();
-        reply::number(ctx, "duration", milliseconds(spent.unwrap_or_default()));
-        reply::field(ctx, "name", step.name);
-        reply::field(ctx, "arg", &step.arg);
+        number(
+            &mut out,
+            "duration",
+            milliseconds(spent.unwrap_or_default()),
+        );
+        text(&mut out, "name");
+        text(&mut out, step.name);
+        text(&mut out, "arg");
+        text(&mut out, &step.arg);
     }
+    out.end_result();
+    out
 }
 
 /// `RG.DROPEXECUTION id`
@@ -155,8 +192,21 @@ pub(super) fn drop_execution(module: &'static Module, ctx: Ctx<'_>, args: &Args<
     let [id] = args.rest() else {
         return ctx.wrong_arity();
     };
-    match module.registry.drop_finished(id) {
-        Ok(()) => ctx.status(b"OK"),
+    let found = module.registry.find(id);
+    let dropped = found.and_then(|execution| {
+        let shared = execution.is_shared();
+        module
+            .registry
+            .drop_finished(id)
+            .map(|()| (shared, execution.id))
+    });
+    match dropped {
+        Ok((shared, id)) => {
+            if shared {
+                module.tell_all(&Word::Drop(id.to_string()));
+            }
+            ctx.status(b"OK");
+        }
         Err(error) => ctx.error(error.to_string().as_bytes()),
     }
 }

@@ -28,6 +28,8 @@ pub(super) struct Command {
     pub(super) handler: Handler,
 }
 
+pub(super) use abort::abort;
+pub(super) use executions::describe;
 pub(super) use registrations::info as registration_info;
 
 /// Loads code: whoever may do so may do anything. Not in the category of writing commands, which is
@@ -46,6 +48,8 @@ const CARRIES: (&str, &str) = ("readonly getkeys-api", "read fast");
 const CARRIES_WRITES: (&str, &str) = ("write getkeys-api", "write fast");
 /// Comes from the master or the AOF only.
 const REPLAYED: (&str, &str) = ("admin write", "admin dangerous slow");
+/// Comes from other shards only.
+const BETWEEN_SHARDS: (&str, &str) = ("admin deny-script", "admin dangerous slow");
 /// Looks at scripts, which may hold secrets.
 const LOOKS_AT_CODE: (&str, &str) = ("readonly admin", "admin dangerous slow");
 /// Looks.
@@ -117,7 +121,7 @@ const fn option(name: &'static std::ffi::CStr, token: &'static std::ffi::CStr) -
 }
 
 /// All commands.
-pub(super) const COMMANDS: [Command; 28] = [
+pub(super) const COMMANDS: [Command; 31] = [
     command(
         "rg.pyexecute",
         LOADS_CODE,
@@ -250,6 +254,30 @@ pub(super) const COMMANDS: [Command; 28] = [
         "O(N) where N is the number of shards",
         &[],
         cluster::refresh_cluster,
+    ),
+    command(
+        "rg.networktest",
+        CHANGES,
+        "Sends a message to all other shards.",
+        "O(N) where N is the number of shards",
+        &[],
+        cluster::network_test,
+    ),
+    command(
+        "rg.hello",
+        BETWEEN_SHARDS,
+        "Internal: a shard says who it is.",
+        "O(1)",
+        &[],
+        cluster::hello,
+    ),
+    command(
+        "rg.innermsgcommand",
+        BETWEEN_SHARDS,
+        "Internal: a message of another shard.",
+        "O(N) where N is the length of the message",
+        &[],
+        cluster::message,
     ),
     command(
         "rg.trigger",

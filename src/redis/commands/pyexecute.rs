@@ -1,9 +1,10 @@
 //! RG.PYEXECUTE: a script, and the function it builds.
 
-use crate::engine::Registrar;
+use crate::cluster;
 use crate::python::{self, Script, ScriptEnd};
 use crate::redis::Module;
 use crate::redis::raw::{Args, BlockedClient, Ctx};
+use crate::redis::registrations::Refusal;
 use crate::redis::reply;
 
 /// The words after the script.
@@ -63,13 +64,6 @@ fn checked_id(id: String) -> Result<String, String> {
     Err("ID must be compose of: ['A'-'Z' | 'a'-'z' | '0' - '9' | '-' | '_']".into())
 }
 
-/// Forty random characters.
-fn random_id() -> String {
-    let mut id = uuid::Uuid::new_v4().simple().to_string();
-    id.push_str(&uuid::Uuid::new_v4().simple().to_string()[..8]);
-    id
-}
-
 /// `RG.PYEXECUTE script [UNBLOCKING] [ID id] [DESCRIPTION text] ...`
 ///
 /// The script runs on a thread of its own: however long it takes, the server goes on.
@@ -93,7 +87,7 @@ pub(super) fn pyexecute(module: &'static Module, ctx: Ctx<'_>, args: &Args<'_>) 
     let Ok(user) = String::from_utf8(ctx.user()) else {
         return ctx.error(b"NOPERM a user whose name is not UTF-8 can not run functions");
     };
-    let id = options.id.unwrap_or_else(random_id);
+    let id = options.id.unwrap_or_else(cluster::random_id);
     let (upgrade, replaces) = (options.upgrade, options.replaces);
     let refused = module
         .registrations
@@ -118,7 +112,7 @@ fn run(module: &'static Module, script: Script, unblocking: bool, client: Blocke
         Err(error) => client.reply(|ctx| ctx.error(error.as_bytes())),
         Ok(ScriptEnd::Nothing) => client.reply(|ctx| ctx.status(b"OK")),
         Ok(ScriptEnd::Registered(change, run)) => {
-            let applied = module.registrations.apply(change);
+            let applied = module.registrations.register_everywhere(change);
             match (&applied, run) {
                 // Its results are for whoever asks for them by its id.
                 (Ok(()), Some(execution)) => module.registry.start(&execution, true),
@@ -127,7 +121,13 @@ fn run(module: &'static Module, script: Script, unblocking: bool, client: Blocke
             }
             client.reply(|ctx| match applied {
                 Ok(()) => ctx.status(b"OK"),
-                Err(error) => ctx.error(error.as_bytes()),
+                Err(Refusal::One(error)) => ctx.error(error.as_bytes()),
+                Err(Refusal::Shards(errors)) => {
+                    ctx.array(errors.len());
+                    for error in errors {
+                        ctx.error(error.as_bytes());
+                    }
+                }
             });
         }
         Ok(ScriptEnd::Run(execution)) if unblocking => {
@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn random_ids_are_forty_hexadecimal_characters() {
-        let id = random_id();
+        let id = cluster::random_id();
         assert_eq!(id.len(), 40);
         assert!(
             id.bytes()

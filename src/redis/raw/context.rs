@@ -66,6 +66,10 @@ impl<'a> Ctx<'a> {
         }
     }
 
+    pub(super) fn raw(self) -> *mut RedisModuleCtx {
+        self.raw
+    }
+
     /// The words of the command.
     pub(in crate::redis) fn args(self, argv: *mut *mut RedisModuleString, argc: c_int) -> Args<'a> {
         Args::new(argv, argc)

@@ -15,7 +15,7 @@ pub(in crate::redis) struct Aux {
     /// Writes them, in the child that saves: `false` if it can not.
     pub(in crate::redis) save: fn(&mut Writer) -> bool,
     /// Takes them; the error says what is wrong with them.
-    pub(in crate::redis) load: fn(Loaded) -> Result<(), String>,
+    pub(in crate::redis) load: fn(Loaded, c_int) -> Result<(), String>,
     /// Whether there is nothing to write.
     pub(in crate::redis) is_empty: fn() -> bool,
 }
@@ -138,14 +138,14 @@ extern "C" fn aux_save2(io: *mut api::RedisModuleIO, when: c_int) {
 
 extern "C" fn aux_load(io: *mut api::RedisModuleIO, version: c_int, _when: c_int) -> c_int {
     let loaded = guard(|| {
-        if version > VERSION {
+        if version > AUX_VERSION {
             return Err(format!(
-                "its registrations are of version {version}, newer than {VERSION}: load it with a \
+                "its registrations are of version {version}, newer than {AUX_VERSION}: load it with a \
                  newer geartrain"
             ));
         }
         match AUX.get() {
-            Some(aux) => (aux.load)(Loaded(io)),
+            Some(aux) => (aux.load)(Loaded(io), version),
             None => Ok(()),
         }
     });
@@ -252,8 +252,11 @@ unsafe extern "C" fn timer_free(value: *mut c_void) {
     });
 }
 
-/// Of what we write; RedisGears 1.x wrote 2 for time events.
+/// Of the time events that we write; RedisGears 1.x wrote 2.
 const VERSION: c_int = 3;
+
+/// Of what is saved beside the keys.
+const AUX_VERSION: c_int = 4;
 
 /// Registers both types. Only while the module loads.
 pub(in crate::redis) fn create_type(ctx: *mut RedisModuleCtx, aux: Aux, timers: TimerKeys) -> bool {
@@ -272,7 +275,7 @@ pub(in crate::redis) fn create_type(ctx: *mut RedisModuleCtx, aux: Aux, timers: 
             RedisModule_CreateDataType,
             ctx,
             name,
-            VERSION,
+            AUX_VERSION,
             &raw mut methods
         )
         .is_null()

@@ -20,6 +20,7 @@ macro_rules! call {
 
 const OK: c_int = api::REDISMODULE_OK as c_int;
 
+mod cluster;
 mod context;
 mod data_type;
 mod events;
@@ -28,6 +29,7 @@ mod register;
 mod server;
 
 pub(super) use api::{RedisModuleCtx, RedisModuleInfoCtx, RedisModuleString};
+pub(super) use cluster::listen_to_bus;
 pub(super) use context::{Args, BlockedClient, Ctx};
 pub(super) use data_type::{Aux, Loaded, TimerKeys, Writer, create_type};
 pub(super) use events::{
@@ -39,9 +41,9 @@ pub(super) use keys::{
 };
 pub(super) use register::{
     AFTER_SLEEP, Argument, BEFORE_SLEEP, CommandCallback, Event, FORKED, Info, LOAD_FAILED, LOADED,
-    NOW_REPLICA, create_command, flushes_first_database, register_info, subscribe_to_event_loop,
-    subscribe_to_flush, subscribe_to_fork, subscribe_to_loading, subscribe_to_role,
-    subscribe_to_swap, swaps_first_database,
+    NOW_REPLICA, create_command, flushes_first_database, register_info, subscribe_to_cron,
+    subscribe_to_event_loop, subscribe_to_flush, subscribe_to_fork, subscribe_to_loading,
+    subscribe_to_role, subscribe_to_swap, swaps_first_database,
 };
 pub(super) use server::{
     CallReply, Client, NO_WRITES_NOW, Server, User, is_replica, may_replicate, set_replica,

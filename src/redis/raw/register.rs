@@ -247,6 +247,14 @@ pub(in crate::redis) fn subscribe_to_swap(
     subscribe(ctx, api::REDISMODULE_EVENT_SWAPDB, callback)
 }
 
+/// Has the server call us as often as it looks after itself: ten times a second by default.
+pub(in crate::redis) fn subscribe_to_cron(
+    ctx: *mut RedisModuleCtx,
+    callback: EventCallback,
+) -> bool {
+    subscribe(ctx, api::REDISMODULE_EVENT_CRON_LOOP, callback)
+}
+
 /// Whether a flush event is about the database that functions work on.
 pub(in crate::redis) fn flushes_first_database(data: *mut c_void) -> bool {
     // SAFETY: with this event the server hands over such a structure, or nothing.

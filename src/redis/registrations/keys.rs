@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::index::Names;
 use super::{Function, Registrations};
 use crate::engine::{
-    Caller, Chunk, KeyType, KeysTrigger, Lane, Launch, Mode, Need, Reader, RecordError, Source,
+    Caller, Chunk, KeyType, KeysTrigger, Lane, Mode, Need, Reader, RecordError, Source,
 };
 use crate::redis::lock::Lock;
 use crate::redis::raw::{self, EventCtx, Server};
@@ -287,7 +287,7 @@ impl Registrations {
         };
         // A client that can not be made to wait is not linked to the execution.
         let call = call.filter(|call| call.may_wait());
-        let mut launch = Launch::of_registration(&function.function, source);
+        let mut launch = self.launch_here(&function.function, source);
         launch.caller = call.clone().map(|call| call as Arc<dyn Caller>);
         let execution = self.registry.create(launch);
         if let Some(call) = call {

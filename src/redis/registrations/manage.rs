@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use super::{Fires, Function, Registrations};
 use crate::engine::{Id, ShardId, Trigger};
+use crate::redis::questions::{Question, Word};
 use crate::redis::raw::{Args, Ctx};
+use crate::redis::{MODULE, Module};
 
 impl Registrations {
     /// `RG.UNREGISTER id [ABORTPENDING]`, also as replicas and AOF get it.
@@ -18,15 +20,28 @@ impl Registrations {
         let Some(id) = Id::parse(id).filter(|&id| self.remove(id, abort)) else {
             return ctx.error(b"execution is not registered");
         };
+        self.replicate_removal(id, abort);
+        let version = self.next_version();
+        if let Some(module) = MODULE.get() {
+            module.tell_all(&Word::Unregister {
+                id: id.to_string(),
+                abort_pending: abort,
+                version,
+            });
+        }
+        self.listen();
+        ctx.status(b"OK");
+    }
+
+    /// Tells replicas and AOF that a registration is gone. The server lock is held.
+    pub(super) fn replicate_removal(&self, id: Id, abort_pending: bool) {
         let id = id.to_string();
-        let words: &[&[u8]] = if abort {
+        let words: &[&[u8]] = if abort_pending {
             &[id.as_bytes(), b"abortpending"]
         } else {
             &[id.as_bytes()]
         };
         self.server.replicate(c"RG.INNERUNREGISTER", words);
-        self.listen();
-        ctx.status(b"OK");
     }
 
     /// `RG.INNERUNREGISTER id [abortpending]`: the same from the master or the AOF.
@@ -57,7 +72,7 @@ impl Registrations {
                     format!(
                         "Execution {} does not exists on shard {}",
                         String::from_utf8_lossy(id),
-                        ShardId::ALONE
+                        self.registry.shard_id()
                     )
                 })
         };
@@ -76,23 +91,31 @@ impl Registrations {
             [] => return ctx.wrong_arity(),
             ids => ids,
         };
-        let found = match self.find_all(ids) {
-            Ok(found) => found,
-            Err(error) => return ctx.error(error.as_bytes()),
-        };
+        let (may_block, module) = (ctx.may_block(), MODULE.get());
+        let ids: Vec<_> = ids
+            .iter()
+            .map(|id| String::from_utf8_lossy(id).into_owned())
+            .collect();
+        let here = self.pause_here(&ids, pauses);
+        let question = Question::Pause { ids, pauses };
+        everywhere(ctx, may_block, module, here, &question);
+    }
+
+    /// The same on this shard. The server lock is held.
+    pub(in crate::redis) fn pause_here(&self, ids: &[String], pauses: bool) -> Result<(), String> {
+        let ids: Vec<_> = ids.iter().map(String::as_bytes).collect();
         let mut consumers = Vec::new();
-        for (function, fires) in found {
+        for (function, fires) in self.find_all(&ids)? {
             match fires {
                 Fires::Stream(consumer) => consumers.push(consumer),
                 Fires::Broken if matches!(function.trigger, Trigger::Stream(_)) => {
                     let error = function.broken.as_deref().unwrap_or_default();
-                    return ctx.error(format!("ERR {error}").as_bytes());
+                    return Err(format!("ERR {error}"));
                 }
                 _ => {
                     let what = if pauses { "pause" } else { "unpause" };
                     let reader = function.trigger.reader();
-                    let error = format!("Reader {reader} does not support {what}");
-                    return ctx.error(error.as_bytes());
+                    return Err(format!("Reader {reader} does not support {what}"));
                 }
             }
         }
@@ -103,7 +126,7 @@ impl Registrations {
                 consumer.unpause();
             }
         }
-        ctx.status(b"OK");
+        Ok(())
     }
 
     /// `RG.CLEARREGISTRATIONSSTATS`
@@ -111,9 +134,46 @@ impl Registrations {
         if !args.rest().is_empty() {
             return ctx.wrong_arity();
         }
+        self.clear_statistics_here();
+        let (may_block, module) = (ctx.may_block(), MODULE.get());
+        everywhere(ctx, may_block, module, Ok(()), &Question::ClearStatistics);
+    }
+
+    /// The same on this shard. The server lock is held.
+    pub(in crate::redis) fn clear_statistics_here(&self) {
         for entry in self.state().entries.values() {
             entry.function.statistics.clear();
         }
-        ctx.status(b"OK");
     }
+}
+
+/// Replies what was done here, after all other shards have done the same.
+fn everywhere(
+    ctx: Ctx<'_>,
+    may_block: bool,
+    module: Option<&'static Module>,
+    here: Result<(), String>,
+    question: &Question,
+) {
+    let module = module.filter(|module| module.has_shards());
+    let (Some(module), Ok(())) = (module, &here) else {
+        return match here {
+            Ok(()) => ctx.status(b"OK"),
+            Err(error) => ctx.error(error.as_bytes()),
+        };
+    };
+    if !may_block {
+        // Nobody can wait for the others.
+        module.ask_all(question, Box::new(|_| {}));
+        return ctx.status(b"OK");
+    }
+    let client = ctx.block();
+    let done = move |answers: Vec<(ShardId, Result<Vec<u8>, String>)>| {
+        let error = answers.into_iter().find_map(|(_, answer)| answer.err());
+        client.reply(|ctx| match error {
+            Some(error) => ctx.error(error.as_bytes()),
+            None => ctx.status(b"OK"),
+        });
+    };
+    module.ask_all(question, Box::new(done));
 }

@@ -4,6 +4,7 @@
 //! All state is behind one mutex that is only ever taken with the server lock held, so that it is
 //! free when the server makes a child to save the data, and never waited for.
 
+mod everywhere;
 mod hooks;
 mod index;
 mod indices;
@@ -20,18 +21,21 @@ mod timers;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
 
 use super::config::Settings;
 use super::lock::Lock;
 use super::raw::{self, Args, BlockedClient, Ctx, EventCtx, Filtered, Server};
 use super::reply;
-use crate::engine::wire::RegistrationWire;
+use crate::engine::wire::{RegistrationWire, RunWire, SessionWire, SourceWire, Version, WhatWire};
 use crate::engine::{
     Caller, Chunk, Command, Id, Lane, Launch, LogLevel, Mode, Registration, Registry, Reply,
     Results, Source,
 };
 use crate::python::{Cpython, Session};
 
+use everywhere::Held;
+pub(super) use everywhere::Refusal;
 use hooks::{Hooked, KeysCall};
 use index::Index;
 use keys::KeysFunction;
@@ -105,6 +109,12 @@ struct State {
     leaving: HashSet<Id>,
     /// Calls of onRegistered that wait for the end of loading.
     after_load: Vec<Arc<Function>>,
+    /// Of all of them.
+    version: Version,
+    /// Registrations of other shards that were verified, by transaction.
+    held: HashMap<String, Held>,
+    /// Names of triggers that are kept free for a transaction.
+    held_names: HashMap<Vec<u8>, (String, Instant)>,
 }
 
 /// The registrations of this server.
@@ -265,8 +275,47 @@ impl Registrations {
             });
         }
         let mut launch = Launch::of_registration(function, Source::Records(chunk));
+        // Every shard gets the same record.
+        if function.mode == Mode::Async
+            && self.registry.has_shards()
+            && let Source::Records(chunk) = &launch.source
+        {
+            let mut bytes = Vec::new();
+            chunk.encode(&mut bytes);
+            launch.everywhere = Some(run_of(function, SourceWire::Records(bytes.into())));
+        }
         launch.caller = Some(plain(may_wait).clone());
         self.start(&found, launch, ctx.block(), reply::results_or_error);
+    }
+
+    /// A run of a registration that an event on this shard starts: other shards are part of it if its
+    /// records move to the shards of their keys.
+    fn launch_here(&self, function: &Arc<Function>, source: Source<Cpython>) -> Launch<Cpython> {
+        let mut launch = Launch::of_registration(function, source);
+        let moves = function.mode == Mode::Async && function.plan.moves_by_key();
+        if moves && self.registry.has_shards() {
+            launch.everywhere = Some(run_of(function, SourceWire::Nothing));
+        }
+        launch
+    }
+
+    /// A registration. The server lock is held.
+    pub(super) fn function(&self, id: Id) -> Option<Arc<Function>> {
+        let state = self.state();
+        let entry = state.entries.get(state.order_of.get(&id)?);
+        entry.map(|entry| entry.function.clone())
+    }
+
+    /// A session with registrations; with `wire` only the very same one. The server lock is held.
+    pub(super) fn linked_session(
+        &self,
+        id: &str,
+        wire: Option<&SessionWire>,
+    ) -> Option<Arc<Session>> {
+        let state = self.state();
+        let linked = state.sessions.get(id);
+        let linked = linked.filter(|linked| wire.is_none_or(|wire| linked.wire == *wire));
+        linked.map(|linked| linked.session.clone())
     }
 
     /// A key changed. The server lock is held.
@@ -336,6 +385,15 @@ impl Registrations {
             consumer.start();
         }
     }
+}
+
+/// What other shards are told to run of a registration.
+fn run_of(function: &Function, source: SourceWire) -> Arc<[u8]> {
+    let run = RunWire {
+        what: WhatWire::Registration(function.id.to_string()),
+        source,
+    };
+    run.encode().into()
 }
 
 /// Every event of a key.

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 
 use super::timers::{TIME_EVENT, registrations};
 use super::{REGISTRATIONS, Registrations, State};
-use crate::engine::wire::{BundleWire, RegistrationWire, SessionWire, seal, unseal};
+use crate::engine::wire::{BundleWire, RegistrationWire, SessionWire, Version, seal, unseal};
 use crate::engine::{Id, LogLevel};
 use crate::python::{self, Session};
 use crate::redis::MODULE;
@@ -68,16 +68,18 @@ fn save(writer: &mut Writer) -> bool {
         for entry in state.entries.values() {
             writer.blob(&seal(&entry.wire));
         }
+        writer.blob(&seal(&state.version));
     });
     if wrote.is_none() {
         // What follows must be readable all the same.
         writer.number(0);
         writer.number(0);
+        writer.blob(&seal(&Version::default()));
     }
     wrote.is_some()
 }
 
-fn load(mut loaded: Loaded) -> Result<(), String> {
+fn load(mut loaded: Loaded, format: i32) -> Result<(), String> {
     let registrations = registrations()?;
     let mut count = |what: &str| match loaded.number() {
         Ok(count) if count < MOST => Ok(count),
@@ -104,18 +106,21 @@ fn load(mut loaded: Loaded) -> Result<(), String> {
             .add
             .push(wire.map_err(|damage| format!("registration {number} of {count}: {damage}"))?);
     }
+    // Before that, servers were alone.
+    if format >= 4 {
+        let version = unseal(&loaded.blob()?);
+        bundle.version = Some(version.map_err(|damage| format!("their version: {damage}"))?);
+    }
     registrations.take(bundle)
 }
 
 impl Registrations {
     /// The session of this id if it is linked, or a new one made of what was shipped.
     pub(super) fn session_of(&self, wire: &SessionWire) -> Result<Arc<Session>, String> {
-        if let Some(linked) = self.state().sessions.get(&wire.id)
-            && linked.wire == *wire
-        {
-            return Ok(linked.session.clone());
+        match self.linked_session(&wire.id, Some(wire)) {
+            Some(linked) => Ok(linked),
+            None => python::receive_session(wire),
         }
-        python::receive_session(wire)
     }
 
     /// Applies what was loaded or replicated: sessions and registrations that are here already stay
@@ -159,6 +164,9 @@ impl Registrations {
             self.join(function, wire.clone(), &session, of);
         }
         self.activate();
+        if let Some(version) = bundle.version {
+            self.adopt_version(version);
+        }
         Ok(())
     }
 
@@ -237,21 +245,7 @@ impl Registrations {
 
     /// Sends all registrations to replicas and AOF. The server lock is held.
     fn send_all(&self) {
-        let state = self.state();
-        let bundle = BundleWire {
-            sessions: state
-                .sessions
-                .values()
-                .map(|linked| linked.wire.clone())
-                .collect(),
-            add: state
-                .entries
-                .values()
-                .map(|entry| entry.wire.clone())
-                .collect(),
-            ..BundleWire::default()
-        };
-        drop(state);
+        let bundle = self.all();
         self.server
             .replicate(c"RG.INNERREGISTER", &[&seal(&bundle)]);
     }

@@ -3,11 +3,18 @@
 use super::index::Names;
 use super::{Entry, Registrations, streams};
 use crate::engine::Trigger;
+use crate::engine::wire::RegistrationWire;
 
 impl Registrations {
     /// Chooses the consumer group of a stream function: a name that stays its own for as long as it
-    /// is registered, and that the one after it takes over.
-    pub(super) fn choose_group(&self, trigger: &mut Trigger, left: &mut Vec<(String, String)>) {
+    /// is registered, and that the one after it takes over. `before` come with it, `left` are those
+    /// of functions that go.
+    pub(super) fn choose_group(
+        &self,
+        trigger: &mut Trigger,
+        left: &mut Vec<(String, String)>,
+        before: &[RegistrationWire],
+    ) {
         let Trigger::Stream(stream) = trigger else {
             return;
         };
@@ -19,10 +26,10 @@ impl Registrations {
         let names = Names::of(&stream.prefix);
         let state = self.state();
         // Also of those that can not run here: they keep their place.
-        let mut taken: Vec<&str> = state
-            .entries
-            .values()
-            .filter_map(|entry| match &entry.wire.trigger {
+        let there = state.entries.values().map(|entry| &entry.wire);
+        let mut taken: Vec<&str> = there
+            .chain(before)
+            .filter_map(|wire| match &wire.trigger {
                 Trigger::Stream(other) if Names::of(&other.prefix).overlaps(&names) => {
                     Some(other.group.as_str())
                 }

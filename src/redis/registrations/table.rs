@@ -9,11 +9,12 @@ use super::streams::Consumer;
 use super::{CommandFunction, Entry, Fires, Function, Linked, Registrations};
 use crate::engine::wire::{BundleWire, RegistrationWire, seal};
 use crate::engine::{
-    Change, CommandTrigger, Id, Joining, Lane, LogLevel, Mode, Registrar, ShardId, TimeEvent,
-    Trigger,
+    Change, CommandTrigger, Id, Joining, Lane, LogLevel, Mode, Registrar, TimeEvent, Trigger,
 };
 use crate::python;
 use crate::python::{Cpython, Session};
+use crate::redis::MODULE;
+use crate::redis::questions::Word;
 use crate::redis::raw;
 
 impl Registrations {
@@ -46,8 +47,9 @@ impl Registrations {
                 }
                 let state = self.state();
                 let found = state.triggers.get(name.as_bytes());
-                found
-                    .is_some_and(|found| stays(&found.function, replaced))
+                let taken = found.is_some_and(|found| stays(&found.function, replaced));
+                drop(state);
+                (taken || self.is_held(name.as_bytes()))
                     .then(|| "trigger already registered".into())
             }
             Trigger::Command {
@@ -110,7 +112,7 @@ impl Registrations {
     }
 
     /// Whether all of it still can: something may have come since each was verified.
-    fn verify_all(&self, change: &Change<Cpython>) -> Result<(), String> {
+    pub(super) fn verify_all(&self, change: &Change<Cpython>) -> Result<(), String> {
         let replaced = change.replaces.as_deref();
         let mut add = change.add.iter();
         let refused = self.refuse_session_of(change).or_else(|| {
@@ -161,26 +163,43 @@ impl Registrations {
         }
     }
 
-    /// Applies a change that was verified. The server lock is held.
-    pub(super) fn apply_held(&'static self, change: Change<Cpython>) -> BundleWire {
+    /// A change as replicas and other shards get it; chooses what must be the same everywhere. The
+    /// server lock is held.
+    pub(super) fn bundle_of(&self, change: &mut Change<Cpython>) -> BundleWire {
         let mut bundle = BundleWire::default();
         let mut left = Vec::new();
         if let Some(replaced) = &change.replaces {
             left = self.groups_of(replaced);
             let ids = self.registrations_of(replaced);
             bundle.remove.extend(ids.iter().map(Id::to_string));
-            self.remove_all(&ids, true);
             bundle.unlink.push(replaced.clone());
         }
-        let wire = change.session.wire();
-        bundle.sessions.push(wire.clone());
-        for mut joining in change.add {
-            self.choose_group(&mut joining.wire.trigger, &mut left);
+        bundle.sessions.push(change.session.wire());
+        for joining in &mut change.add {
+            let trigger = &mut joining.wire.trigger;
+            self.choose_group(trigger, &mut left, &bundle.add);
             bundle.add.push(joining.wire.clone());
-            self.join(joining.registration, joining.wire, &change.session, &wire);
+        }
+        bundle
+    }
+
+    /// Makes a change that was verified, on this shard. The server lock is held.
+    pub(super) fn make(&'static self, change: Change<Cpython>, bundle: &BundleWire) {
+        if let Some(replaced) = &change.replaces {
+            let ids = self.registrations_of(replaced);
+            self.remove_all(&ids, true);
+        }
+        for session in &bundle.sessions {
+            let own = change.add.iter().zip(&bundle.add);
+            for (joining, wire) in own.filter(|(_, wire)| wire.session == session.id) {
+                let function = joining.registration.clone();
+                self.join(function, wire.clone(), &change.session, session);
+            }
         }
         self.activate();
-        bundle
+        if let Some(version) = &bundle.version {
+            self.adopt_version(version.clone());
+        }
     }
 
     pub(super) fn registrations_of(&self, session: &str) -> Vec<Id> {
@@ -412,7 +431,7 @@ fn stays(function: &Function, replaced: Option<&str>) -> bool {
 impl Registrar<Cpython> for &'static Registrations {
     fn next_id(&self) -> Id {
         Id {
-            shard: ShardId::ALONE,
+            shard: self.registry.shard_id(),
             number: self.next.fetch_add(1, Ordering::Relaxed),
         }
     }
@@ -432,8 +451,14 @@ impl Registrar<Cpython> for &'static Registrations {
                 return Err(raw::NO_WRITES_NOW.to_owned());
             }
             self.verify_all(&change)?;
-            let bundle = self.apply_held(change);
+            let mut change = change;
+            let mut bundle = self.bundle_of(&mut change);
+            bundle.version = Some(self.next_version());
+            self.make(change, &bundle);
             server.replicate(c"RG.INNERREGISTER", &[&seal(&bundle)]);
+            if let Some(module) = MODULE.get() {
+                module.tell_all(&Word::Register(bundle));
+            }
             Ok(())
         })
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::super::keys::Active;
 use super::groups::entries_after;
 use super::{AT_ONCE, Batch, Consumer, Content, Status, Stream, TRIM_AT};
-use crate::engine::{Chunk, Launch, Mode, OnFailed, Reader, RecordError, Source};
+use crate::engine::{Chunk, Mode, OnFailed, Reader, RecordError, Source};
 use crate::redis::raw::{self, EventCtx, Server};
 
 /// Reads a batch when its execution runs.
@@ -106,7 +106,7 @@ impl Consumer {
                 read: false,
             })),
         };
-        let launch = Launch::of_registration(&self.function, source);
+        let launch = self.registrations.launch_here(&self.function, source);
         let execution = self.registrations.registry.create(launch);
         execution.when_done(Box::new(move |outcome| {
             this.registrations.lock.with(|_| {

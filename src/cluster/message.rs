@@ -1,0 +1,327 @@
+//! What shards say to each other, as bytes.
+//!
+//! ```text
+//! RG.INNERMSGCOMMAND <sender> <run id> <function> <payload> <number>
+//!
+//! parcel  = shard(40) number(u64) tag(u8) rest     of one execution, by its id
+//! rest    = cut(u32) native chunk                  Records of the server
+//!         | cut(u32) keyed(u8) packed values       Records
+//!         | cut(u32) [batches(u32)] | text         the others
+//! ask     = call(u64) question     answer = call(u64) ok(u8) text
+//! prepare, tell = MessagePack
+//! ```
+//!
+//! Numbers are little-endian.
+
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+
+use super::topology::SlotsWire;
+use crate::engine::{Batch, Body, Chunk, Id, Parcel, ShardId};
+
+/// Changes when shards of older versions can not understand what this one says.
+pub const PROTOCOL: u32 = 1;
+
+/// What one shard says to another.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Message {
+    /// Make the part of an execution.
+    Prepare(Prepare),
+    /// A parcel of an execution.
+    Parcel(Id, Parcel),
+    /// A question.
+    Ask(u64, Vec<u8>),
+    /// The answer.
+    Answer(u64, Result<Vec<u8>, String>),
+    /// Something to be known.
+    Tell(Vec<u8>),
+    /// Nothing: RG.NETWORKTEST.
+    Test,
+}
+
+/// What an execution is made of on a shard that was not asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Prepare {
+    /// Its id.
+    pub id: String,
+    /// The shards that take part, the first of them by position, with their slots.
+    pub slots: SlotsWire,
+    /// Milliseconds that they may be silent.
+    pub idle: u64,
+    /// Whether its results are kept for whoever asks later.
+    pub keep: bool,
+    /// What is run.
+    pub run: ByteBuf,
+}
+
+const READY: u8 = 0;
+const RUN: u8 = 1;
+const NATIVE: u8 = 2;
+const VALUES: u8 = 3;
+const ERRORS: u8 = 4;
+const END: u8 = 5;
+const ENOUGH: u8 = 6;
+const CREDIT: u8 = 7;
+const ALIVE: u8 = 8;
+const FINISHED: u8 = 9;
+const TERMINATE: u8 = 10;
+const FAILED: u8 = 11;
+const ABORT: u8 = 12;
+
+impl Message {
+    /// The name on the wire.
+    pub(super) fn function(&self) -> &'static str {
+        match self {
+            Self::Prepare(_) => "prepare",
+            Self::Parcel(..) => "parcel",
+            Self::Ask(..) => "ask",
+            Self::Answer(..) => "answer",
+            Self::Tell(_) => "tell",
+            Self::Test => "RG_NetworkTest",
+        }
+    }
+
+    /// The payload.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        match self {
+            Self::Prepare(prepare) => {
+                rmp_serde::to_vec_named(prepare).expect("plain data can always be encoded")
+            }
+            Self::Parcel(id, parcel) => encode_parcel(*id, parcel),
+            Self::Ask(call, question) => {
+                let mut out = call.to_le_bytes().to_vec();
+                out.extend_from_slice(question);
+                out
+            }
+            Self::Answer(call, answer) => {
+                let mut out = call.to_le_bytes().to_vec();
+                match answer {
+                    Ok(bytes) => {
+                        out.push(1);
+                        out.extend_from_slice(bytes);
+                    }
+                    Err(text) => {
+                        out.push(0);
+                        out.extend_from_slice(text.as_bytes());
+                    }
+                }
+                out
+            }
+            Self::Tell(word) => word.clone(),
+            Self::Test => b"test".to_vec(),
+        }
+    }
+
+    /// The message of this name with this payload. The error says what is wrong.
+    pub(super) fn decode(function: &[u8], payload: &[u8]) -> Result<Self, String> {
+        let cut_off = || format!("a message of {} bytes is damaged", payload.len());
+        match function {
+            b"prepare" => rmp_serde::from_slice(payload)
+                .map(Self::Prepare)
+                .map_err(|error| format!("a plan can not be read: {error}")),
+            b"parcel" => decode_parcel(payload).ok_or_else(cut_off),
+            b"ask" => {
+                let (call, question) = number(payload).ok_or_else(cut_off)?;
+                Ok(Self::Ask(call, question.to_vec()))
+            }
+            b"answer" => {
+                let (call, rest) = number(payload).ok_or_else(cut_off)?;
+                let (&ok, text) = rest.split_first().ok_or_else(cut_off)?;
+                let answer = if ok == 1 {
+                    Ok(text.to_vec())
+                } else {
+                    Err(String::from_utf8_lossy(text).into_owned())
+                };
+                Ok(Self::Answer(call, answer))
+            }
+            b"tell" => Ok(Self::Tell(payload.to_vec())),
+            b"RG_NetworkTest" => Ok(Self::Test),
+            _ => Err("can not find the callback requested".into()),
+        }
+    }
+}
+
+fn number(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let (number, rest) = bytes.split_first_chunk::<8>()?;
+    Some((u64::from_le_bytes(*number), rest))
+}
+
+fn encode_parcel(id: Id, parcel: &Parcel) -> Vec<u8> {
+    let mut out = Vec::with_capacity(64);
+    out.extend_from_slice(id.shard.as_str().as_bytes());
+    out.extend_from_slice(&id.number.to_le_bytes());
+    let cut = |out: &mut Vec<u8>, tag: u8, cut: usize| {
+        out.push(tag);
+        out.extend_from_slice(&u32::try_from(cut).unwrap_or(u32::MAX).to_le_bytes());
+    };
+    match parcel {
+        Parcel::Ready => out.push(READY),
+        Parcel::Run => out.push(RUN),
+        Parcel::Records(batch) => match &batch.body {
+            Body::Native(chunk) => {
+                cut(&mut out, NATIVE, batch.cut);
+                chunk.encode(&mut out);
+            }
+            Body::Values { bytes, keyed } => {
+                out.reserve(bytes.len() + 4);
+                cut(&mut out, VALUES, batch.cut);
+                out.push((*keyed).into());
+                out.extend_from_slice(bytes);
+            }
+            Body::Errors(errors) => {
+                cut(&mut out, ERRORS, batch.cut);
+                for error in errors {
+                    out.extend_from_slice(&(error.len() as u64).to_le_bytes());
+                    out.extend_from_slice(error.as_bytes());
+                }
+            }
+        },
+        Parcel::End { cut: at } => cut(&mut out, END, *at),
+        Parcel::Enough { cut: at } => cut(&mut out, ENOUGH, *at),
+        Parcel::Credit { cut: at, batches } => {
+            cut(&mut out, CREDIT, *at);
+            let batches = u32::try_from(*batches).unwrap_or(u32::MAX);
+            out.extend_from_slice(&batches.to_le_bytes());
+        }
+        Parcel::Alive => out.push(ALIVE),
+        Parcel::Finished => out.push(FINISHED),
+        Parcel::Terminate => out.push(TERMINATE),
+        Parcel::Failed(why) => {
+            out.push(FAILED);
+            out.extend_from_slice(why.as_bytes());
+        }
+        Parcel::Abort => out.push(ABORT),
+        // Travels as a message of its own.
+        Parcel::Prepare { .. } => {}
+    }
+    out
+}
+
+fn decode_parcel(bytes: &[u8]) -> Option<Message> {
+    let (shard, rest) = bytes.split_at_checked(40)?;
+    let (number, rest) = number(rest)?;
+    let shard = ShardId::parse(shard)?;
+    let (&tag, rest) = rest.split_first()?;
+    let cut = || {
+        let (cut, rest) = rest.split_first_chunk::<4>()?;
+        Some((usize::try_from(u32::from_le_bytes(*cut)).ok()?, rest))
+    };
+    let records = |cut: usize, body: Body| Parcel::Records(Batch { cut, body });
+    let parcel = match tag {
+        READY => Parcel::Ready,
+        RUN => Parcel::Run,
+        NATIVE => {
+            let (cut, chunk) = cut()?;
+            records(cut, Body::Native(Chunk::decode(chunk)?))
+        }
+        VALUES => {
+            let (cut, rest) = cut()?;
+            let (&keyed, bytes) = rest.split_first()?;
+            let (bytes, keyed) = (bytes.to_vec(), keyed != 0);
+            records(cut, Body::Values { bytes, keyed })
+        }
+        ERRORS => {
+            let (cut, mut rest) = cut()?;
+            let mut errors = Vec::new();
+            while !rest.is_empty() {
+                let (len, tail) = self::number(rest)?;
+                let (text, tail) = tail.split_at_checked(usize::try_from(len).ok()?)?;
+                errors.push(String::from_utf8_lossy(text).into_owned());
+                rest = tail;
+            }
+            records(cut, Body::Errors(errors))
+        }
+        END => Parcel::End { cut: cut()?.0 },
+        ENOUGH => Parcel::Enough { cut: cut()?.0 },
+        CREDIT => {
+            let (cut, rest) = cut()?;
+            let (batches, _) = rest.split_first_chunk::<4>()?;
+            let batches = usize::try_from(u32::from_le_bytes(*batches)).ok()?;
+            Parcel::Credit { cut, batches }
+        }
+        ALIVE => Parcel::Alive,
+        FINISHED => Parcel::Finished,
+        TERMINATE => Parcel::Terminate,
+        FAILED => Parcel::Failed(String::from_utf8_lossy(rest).into_owned()),
+        ABORT => Parcel::Abort,
+        _ => return None,
+    };
+    Some(Message::Parcel(Id { shard, number }, parcel))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn messages() -> Vec<Message> {
+        let id = Id {
+            shard: ShardId::ALONE,
+            number: 7,
+        };
+        let mut chunk = Chunk::names();
+        chunk.push_name(b"a\0b");
+        let batch = |body| Parcel::Records(Batch { cut: 3, body });
+        let parcels = [
+            Parcel::Ready,
+            Parcel::Run,
+            batch(Body::Native(chunk)),
+            batch(Body::Values {
+                bytes: vec![1, 2, 3],
+                keyed: true,
+            }),
+            batch(Body::Errors(vec!["one".into(), String::new(), "é".into()])),
+            Parcel::End { cut: 1 },
+            Parcel::Enough { cut: 2 },
+            Parcel::Credit { cut: 3, batches: 4 },
+            Parcel::Alive,
+            Parcel::Finished,
+            Parcel::Terminate,
+            Parcel::Failed("why".into()),
+            Parcel::Abort,
+        ];
+        let mut messages: Vec<_> = parcels.map(|parcel| Message::Parcel(id, parcel)).into();
+        messages.push(Message::Prepare(Prepare {
+            id: id.to_string(),
+            slots: SlotsWire {
+                shards: vec![ShardId::ALONE.to_string()],
+                ranges: vec![(0, 16383, 0)],
+            },
+            idle: 5000,
+            keep: true,
+            run: ByteBuf::from(vec![9; 5]),
+        }));
+        messages.extend([
+            Message::Ask(1, b"q".to_vec()),
+            Message::Answer(1, Ok(b"a".to_vec())),
+            Message::Answer(2, Err("no".into())),
+            Message::Tell(b"t".to_vec()),
+            Message::Test,
+        ]);
+        messages
+    }
+
+    #[test]
+    fn what_is_said_is_heard() {
+        for message in messages() {
+            let (function, payload) = (message.function(), message.encode());
+            let heard = Message::decode(function.as_bytes(), &payload);
+            assert_eq!(heard, Ok(message));
+        }
+    }
+
+    #[test]
+    fn damage_never_panics() {
+        for message in messages() {
+            let payload = message.encode();
+            for cut in 0..payload.len() {
+                let _ = Message::decode(message.function().as_bytes(), &payload[..cut]);
+            }
+            for at in 0..payload.len() {
+                let mut damaged = payload.clone();
+                damaged[at] ^= 0xff;
+                let _ = Message::decode(message.function().as_bytes(), &damaged);
+            }
+        }
+        assert!(Message::decode(b"nothing", b"").is_err());
+    }
+}

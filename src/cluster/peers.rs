@@ -1,0 +1,254 @@
+//! Shards that connect to this one: who they are, and what they said already.
+//!
+//! A shard proves who it is by a token that it was sent over the cluster bus, which only members of
+//! the cluster are on. A token is good for one connection.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use super::message::{Message, PROTOCOL};
+use super::{Cluster, random_id};
+use crate::engine::{LogLevel, ShardId};
+
+/// A token is good for so long.
+const GOOD_FOR: Duration = Duration::from_secs(10);
+
+/// Those that are connected, or are about to.
+#[derive(Default)]
+pub(super) struct Peers {
+    tokens: HashMap<ShardId, (String, Instant)>,
+    known: HashMap<ShardId, Peer>,
+}
+
+struct Peer {
+    /// The connection that it speaks over.
+    client: u64,
+    run_id: Vec<u8>,
+    /// The number of the last message.
+    last: Option<u64>,
+}
+
+/// What a shard says first.
+struct Hello<'a> {
+    protocol: &'a [u8],
+    id: &'a [u8],
+    run_id: &'a [u8],
+    token: &'a [u8],
+    version: &'a [u8],
+    language: &'a [u8],
+}
+
+/// What becomes of a message.
+#[derive(Debug, PartialEq, Eq)]
+enum Fate {
+    New(ShardId),
+    Duplicate,
+    /// Not of a shard that has said who it is.
+    Stranger,
+}
+
+impl Peers {
+    fn token_for(&mut self, shard: ShardId, now: Instant) -> String {
+        let token = random_id();
+        self.tokens
+            .retain(|_, (_, since)| now.saturating_duration_since(*since) < GOOD_FOR);
+        self.tokens.insert(shard, (token.clone(), now));
+        token
+    }
+
+    /// Whether a token is the one that was given; not again.
+    fn take_token(&mut self, shard: ShardId, token: &[u8], now: Instant) -> bool {
+        self.tokens.remove(&shard).is_some_and(|(given, since)| {
+            given.as_bytes() == token && now.saturating_duration_since(since) < GOOD_FOR
+        })
+    }
+
+    /// A shard speaks over this connection from now on. Whether it is not the process that it was.
+    fn admit(&mut self, shard: ShardId, client: u64, run_id: &[u8]) -> bool {
+        let before = self.known.remove(&shard);
+        let same = before.as_ref().is_some_and(|peer| peer.run_id == run_id);
+        let last = before.as_ref().filter(|_| same).and_then(|peer| peer.last);
+        let peer = Peer {
+            client,
+            run_id: run_id.to_vec(),
+            last,
+        };
+        self.known.insert(shard, peer);
+        before.is_some() && !same
+    }
+
+    /// Counts a message.
+    fn hear(&mut self, shard: ShardId, client: u64, run_id: &[u8], number: u64) -> Fate {
+        let Some(peer) = self.known.get_mut(&shard) else {
+            return Fate::Stranger;
+        };
+        if peer.client != client || peer.run_id != run_id {
+            return Fate::Stranger;
+        }
+        if peer.last.is_some_and(|last| number <= last) {
+            return Fate::Duplicate;
+        }
+        peer.last = Some(number);
+        Fate::New(shard)
+    }
+}
+
+impl Cluster {
+    /// A token for a member of the cluster, to be sent to it over the bus.
+    pub fn token_for(&self, shard: ShardId) -> String {
+        self.peers().token_for(shard, Instant::now())
+    }
+
+    /// A token of another shard came over the bus.
+    pub fn give_token(&self, shard: ShardId, token: &[u8]) {
+        let link = self.read(|state| state.links.get(&shard).cloned());
+        if let Some(link) = link {
+            link.give_token(token);
+        }
+    }
+
+    /// `RG.HELLO`: a shard says who it is. Returns what this process calls itself.
+    pub fn hello(&self, client: u64, words: &[&[u8]]) -> Result<&str, String> {
+        if self.topology().is_none() {
+            return Err("ERRCLUSTER NULL cluster state on hello msg".into());
+        }
+        let &[protocol, id, run_id, token, version, language] = words else {
+            return Err("NOTPEER only other shards of the cluster say RG.HELLO".into());
+        };
+        let hello = Hello {
+            protocol,
+            id,
+            run_id,
+            token,
+            version,
+            language,
+        };
+        let shard = ShardId::parse(hello.id).ok_or("NOTPEER no id of a shard")?;
+        if !self.peers().take_token(shard, hello.token, Instant::now()) {
+            return Err("NOTPEER only other shards of the cluster say RG.HELLO".into());
+        }
+        self.check(&hello)?;
+        if self.peers().admit(shard, client, hello.run_id) {
+            self.lost(shard, &format!("shard {shard} was restarted"));
+        }
+        Ok(self.run_id())
+    }
+
+    /// Whether this shard and that one understand each other.
+    fn check(&self, hello: &Hello<'_>) -> Result<(), String> {
+        let text = |word: &[u8]| String::from_utf8_lossy(word).into_owned();
+        if hello.protocol != PROTOCOL.to_string().as_bytes() {
+            return Err(format!(
+                "MISMATCH it runs geartrain {} with protocol {PROTOCOL}, the other shard geartrain {} \
+                 with protocol {}: run the same version on all shards",
+                env!("CARGO_PKG_VERSION"),
+                text(hello.version),
+                text(hello.protocol)
+            ));
+        }
+        if hello.language != self.language.as_bytes() {
+            return Err(format!(
+                "MISMATCH it runs {}, the other shard {}: functions can only be sent between shards \
+                 with the same one",
+                self.language,
+                text(hello.language)
+            ));
+        }
+        Ok(())
+    }
+
+    /// `RG.INNERMSGCOMMAND sender run-id function payload number`. Returns the status.
+    pub fn message(&self, client: u64, words: &[&[u8]]) -> Result<&'static str, String> {
+        if self.topology().is_none() {
+            return Err("ERRCLUSTER NULL cluster state".into());
+        }
+        let &[sender, run_id, function, payload, number] = words else {
+            return Err("ERR wrong number of words".into());
+        };
+        let number = std::str::from_utf8(number)
+            .ok()
+            .and_then(|n| n.parse().ok());
+        let number: u64 = number.ok_or("bad msg id given")?;
+        let shard = ShardId::parse(sender);
+        let fate = shard.map_or(Fate::Stranger, |shard| {
+            self.peers().hear(shard, client, run_id, number)
+        });
+        let shard = match fate {
+            Fate::New(shard) => shard,
+            Fate::Duplicate => return Ok("duplicate message ignored"),
+            Fate::Stranger => {
+                return Err("NOTPEER only other shards of the cluster send messages".into());
+            }
+        };
+        match Message::decode(function, payload) {
+            Ok(message) => self.hear(shard, message),
+            Err(why) => self.log(
+                LogLevel::Warning,
+                &format!("a message of shard {shard} is dropped: {why}"),
+            ),
+        }
+        Ok("OK")
+    }
+
+    fn hear(&self, shard: ShardId, message: Message) {
+        match message {
+            Message::Prepare(prepare) => self.prepare(shard, prepare),
+            Message::Parcel(id, parcel) => self.parcel(shard, id, parcel),
+            Message::Ask(call, question) => {
+                let this = self.this.clone();
+                let answer = move |answer| {
+                    if let Some(cluster) = this.upgrade() {
+                        // If it can not be reached it will not wait.
+                        let _ = cluster.send(shard, Message::Answer(call, answer));
+                    }
+                };
+                self.station.ask(shard, question, Box::new(answer));
+            }
+            Message::Answer(call, answer) => self.calls.answer(call, shard, answer),
+            Message::Tell(word) => self.station.tell(shard, word),
+            Message::Test => self.log(LogLevel::Notice, &format!("shard {shard} says hello")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shard(letter: u8) -> ShardId {
+        ShardId::parse(&[letter; 40]).expect("an id")
+    }
+
+    #[test]
+    fn a_token_is_good_once_and_not_for_long() {
+        let mut peers = Peers::default();
+        let now = Instant::now();
+        let token = peers.token_for(shard(b'a'), now);
+        assert!(!peers.take_token(shard(b'b'), token.as_bytes(), now));
+        assert!(peers.take_token(shard(b'a'), token.as_bytes(), now));
+        assert!(!peers.take_token(shard(b'a'), token.as_bytes(), now));
+        let token = peers.token_for(shard(b'a'), now);
+        assert!(!peers.take_token(shard(b'a'), token.as_bytes(), now + GOOD_FOR));
+        peers.token_for(shard(b'a'), now);
+        assert!(!peers.take_token(shard(b'a'), b"", now));
+    }
+
+    #[test]
+    fn a_message_is_heard_once_and_only_from_a_shard() {
+        let mut peers = Peers::default();
+        let (a, run) = (shard(b'a'), b"run".as_slice());
+        assert_eq!(peers.hear(a, 1, run, 0), Fate::Stranger);
+        assert!(!peers.admit(a, 1, run));
+        assert_eq!(peers.hear(a, 1, run, 0), Fate::New(a));
+        assert_eq!(peers.hear(a, 1, run, 0), Fate::Duplicate);
+        assert_eq!(peers.hear(a, 2, run, 1), Fate::Stranger);
+        assert_eq!(peers.hear(shard(b'b'), 1, run, 1), Fate::Stranger);
+        // The same process over a new connection.
+        assert!(!peers.admit(a, 2, run));
+        assert_eq!(peers.hear(a, 2, run, 0), Fate::Duplicate);
+        assert_eq!(peers.hear(a, 1, run, 1), Fate::Stranger);
+        // Another process.
+        assert!(peers.admit(a, 3, b"other"));
+        assert_eq!(peers.hear(a, 3, b"other", 0), Fate::New(a));
+    }
+}

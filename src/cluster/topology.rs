@@ -1,0 +1,331 @@
+//! Who is in the cluster: shards, their addresses and their slots. Plain data that the server room
+//! reads from the server and hands over.
+
+use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::OnceLock;
+
+use serde::{Deserialize, Serialize};
+
+use crate::engine::ShardId;
+
+/// Slots of a cluster.
+pub const SLOTS: usize = 16384;
+/// In the table of slots: nobody has it.
+const NOBODY: u16 = u16::MAX;
+
+/// Slots that belong together: from, to (inclusive).
+pub type Range = (u16, u16);
+
+/// A master with its slots.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Shard {
+    /// Its node id.
+    pub id: ShardId,
+    /// Where it listens.
+    pub host: String,
+    /// On which port.
+    pub port: u16,
+    /// What it owns, in order.
+    pub ranges: Vec<Range>,
+}
+
+impl fmt::Display for Shard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { id, host, port, .. } = self;
+        if host.contains(':') {
+            write!(f, "shard {id} ([{host}]:{port})")
+        } else {
+            write!(f, "shard {id} ({host}:{port})")
+        }
+    }
+}
+
+/// The cluster as this shard sees it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Topology {
+    /// This shard.
+    pub me: ShardId,
+    /// All masters that have slots, and this one in any case, by id.
+    shards: Vec<Shard>,
+    slots: Slots,
+    /// Hashes to the first slot of this shard. Found when somebody asks.
+    tag: OnceLock<String>,
+}
+
+/// Which shard, by its position, owns a slot.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Slots {
+    owners: Box<[u16]>,
+    /// Equal for equal shards with equal slots.
+    digest: u64,
+}
+
+/// The same as it travels: shards, and their ranges.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotsWire {
+    /// Ids of shards, by position.
+    pub shards: Vec<String>,
+    /// From, to, and the position of the owner.
+    pub ranges: Vec<(u16, u16, u16)>,
+}
+
+impl Topology {
+    /// The cluster of these masters. A shard that is named twice has the slots of both.
+    pub fn new(me: ShardId, masters: impl IntoIterator<Item = Shard>) -> Self {
+        let mut shards: Vec<Shard> = Vec::new();
+        for master in masters {
+            match shards.iter_mut().find(|shard| shard.id == master.id) {
+                Some(shard) => shard.ranges.extend(master.ranges),
+                None => shards.push(master),
+            }
+        }
+        if !shards.iter().any(|shard| shard.id == me) {
+            // It may run functions before it has data.
+            shards.push(Shard {
+                id: me,
+                host: String::new(),
+                port: 0,
+                ranges: Vec::new(),
+            });
+        }
+        shards.sort_by_key(|shard| shard.id);
+        for shard in &mut shards {
+            shard.ranges.sort_unstable();
+        }
+        let ranges = shards.iter().enumerate().flat_map(|(at, shard)| {
+            let at = u16::try_from(at).unwrap_or(NOBODY);
+            shard.ranges.iter().map(move |&(from, to)| (from, to, at))
+        });
+        let slots = Slots::new(shards.iter().map(|shard| shard.id), ranges);
+        Self {
+            me,
+            shards,
+            slots,
+            tag: OnceLock::new(),
+        }
+    }
+
+    /// The shards, by id.
+    pub fn shards(&self) -> &[Shard] {
+        &self.shards
+    }
+
+    /// The shard of this id.
+    pub fn shard(&self, id: ShardId) -> Option<&Shard> {
+        let at = self.shards.binary_search_by_key(&id, |shard| shard.id);
+        at.ok().and_then(|at| self.shards.get(at))
+    }
+
+    /// A text that in braces hashes to the first slot of this shard; to the first of all if it has none.
+    pub fn tag(&self) -> &str {
+        self.tag.get_or_init(|| {
+            let first = self.shard(self.me).and_then(|own| own.ranges.first());
+            tag_of(first.map_or(0, |&(slot, _)| slot))
+        })
+    }
+
+    /// Whether there are others.
+    pub fn is_cluster(&self) -> bool {
+        self.shards.len() > 1
+    }
+
+    /// All shards but this one.
+    pub fn others(&self) -> impl Iterator<Item = &Shard> {
+        self.shards.iter().filter(|shard| shard.id != self.me)
+    }
+
+    /// The owners of the slots.
+    pub fn slots(&self) -> &Slots {
+        &self.slots
+    }
+
+    /// The id of the shard that owns a slot.
+    pub fn owner(&self, slot: u16) -> Option<ShardId> {
+        let at = self.slots.owner(slot)?;
+        self.shards.get(at).map(|shard| shard.id)
+    }
+
+    /// What other shards need to hash as this one does.
+    pub fn wire(&self) -> SlotsWire {
+        let ranges = self.shards.iter().enumerate().flat_map(|(at, shard)| {
+            let at = u16::try_from(at).unwrap_or(NOBODY);
+            shard.ranges.iter().map(move |&(from, to)| (from, to, at))
+        });
+        SlotsWire {
+            shards: self.shards.iter().map(|s| s.id.to_string()).collect(),
+            ranges: ranges.collect(),
+        }
+    }
+}
+
+impl Slots {
+    /// The owners of these ranges.
+    pub fn new(
+        shards: impl Iterator<Item = ShardId>,
+        ranges: impl Iterator<Item = (u16, u16, u16)>,
+    ) -> Self {
+        let mut owners = vec![NOBODY; SLOTS].into_boxed_slice();
+        for (from, to, shard) in ranges {
+            if let Some(range) = owners.get_mut(usize::from(from)..=usize::from(to)) {
+                range.fill(shard);
+            }
+        }
+        let mut hasher = DefaultHasher::new();
+        for shard in shards {
+            shard.hash(&mut hasher);
+        }
+        owners.hash(&mut hasher);
+        Self {
+            owners,
+            digest: hasher.finish(),
+        }
+    }
+
+    /// The position of the shard that owns a slot.
+    pub fn owner(&self, slot: u16) -> Option<usize> {
+        let owner = *self.owners.get(usize::from(slot))?;
+        (owner != NOBODY).then_some(usize::from(owner))
+    }
+
+    /// Equal for equal shards with equal slots.
+    pub fn digest(&self) -> u64 {
+        self.digest
+    }
+}
+
+/// The slot of a key, as the server hashes it: of the part in braces, if there is one.
+pub fn slot_of(key: &[u8]) -> u16 {
+    let tag = key.iter().position(|&byte| byte == b'{').and_then(|open| {
+        let rest = key.get(open + 1..)?;
+        let close = rest.iter().position(|&byte| byte == b'}')?;
+        rest.get(..close).filter(|tag| !tag.is_empty())
+    });
+    crc16(tag.unwrap_or(key)) & 0x3fff
+}
+
+/// The shortest text of letters and digits that hashes to a slot, and of those the first one in the
+/// order of [`LETTERS`]. Keys that old scripts wrote contain these: they are those that Redis publishes
+/// for its benchmark.
+pub(super) fn tag_of(slot: u16) -> String {
+    /// Every slot has one of three letters or fewer.
+    const LONGEST: usize = 3;
+    let mut tags: Vec<Vec<u8>> = vec![Vec::new()];
+    for _ in 0..LONGEST {
+        let longer = |tag: &Vec<u8>| {
+            let tag = tag.clone();
+            LETTERS
+                .iter()
+                .map(move |&letter| [tag.as_slice(), &[letter]].concat())
+        };
+        tags = tags.iter().flat_map(longer).collect();
+        let found = tags.iter().find(|tag| crc16(tag) & 0x3fff == slot);
+        if let Some(tag) = found {
+            return String::from_utf8_lossy(tag).into_owned();
+        }
+    }
+    String::new()
+}
+
+const LETTERS: &[u8] = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+
+/// CRC-16/XMODEM, as the cluster specification of Redis has it.
+fn crc16(bytes: &[u8]) -> u16 {
+    const TABLE: [u16; 256] = crc16_table();
+    let step = |crc: u16, &byte: &u8| (crc << 8) ^ TABLE[usize::from((crc >> 8) as u8 ^ byte)];
+    bytes.iter().fold(0, step)
+}
+
+const fn crc16_table() -> [u16; 256] {
+    let mut table = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let mut crc = (byte as u16) << 8;
+        let mut bit = 0;
+        while bit < 8 {
+            crc = if crc & 0x8000 == 0 {
+                crc << 1
+            } else {
+                (crc << 1) ^ 0x1021
+            };
+            bit += 1;
+        }
+        table[byte] = crc;
+        byte += 1;
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(letter: u8) -> ShardId {
+        ShardId::parse(&[letter; 40]).expect("an id")
+    }
+
+    fn shard(letter: u8, ranges: &[Range]) -> Shard {
+        Shard {
+            id: id(letter),
+            host: "::1".into(),
+            port: 7000,
+            ranges: ranges.to_vec(),
+        }
+    }
+
+    #[test]
+    fn keys_hash_as_the_server_hashes_them() {
+        assert_eq!(crc16(b"123456789"), 0x31c3);
+        assert_eq!(slot_of(b"06S"), 0);
+        assert_eq!(slot_of(b"foo"), 12182);
+        assert_eq!(slot_of(b"{user1000}.following"), slot_of(b"user1000"));
+        assert_eq!(slot_of(b"foo{{bar}}zap"), slot_of(b"{bar"));
+        assert_eq!(slot_of(b"foo{bar}{zap}"), slot_of(b"bar"));
+        // Empty braces are no tag, and only the first pair counts.
+        assert_eq!(slot_of(b"foo{}{bar}"), crc16(b"foo{}{bar}") & 0x3fff);
+        assert_eq!(slot_of(b""), 0);
+    }
+
+    #[test]
+    fn tags_are_those_that_scripts_have_always_seen() {
+        let some = [
+            (0, "06S"),
+            (1, "Qi"),
+            (2, "5L5"),
+            (5461, "8M"),
+            (16383, "6ZJ"),
+        ];
+        for (slot, tag) in some {
+            assert_eq!(tag_of(slot), tag);
+            assert_eq!(slot_of(tag.as_bytes()), slot);
+        }
+    }
+
+    #[test]
+    fn every_slot_has_the_owner_that_was_named() {
+        let masters = [
+            shard(b'b', &[(8192, 16383)]),
+            shard(b'a', &[(0, 100), (102, 8191)]),
+        ];
+        let topology = Topology::new(id(b'c'), masters);
+        assert_eq!(topology.owner(0), Some(id(b'a')));
+        assert_eq!(topology.owner(101), None);
+        assert_eq!(topology.owner(16383), Some(id(b'b')));
+        // A master without slots takes part where it is asked.
+        assert_eq!(topology.shards().len(), 3);
+        let wire = topology.wire();
+        let shards = wire.shards.iter();
+        let shards = shards.map(|id| ShardId::parse(id.as_bytes()).expect("an id"));
+        let again = Slots::new(shards, wire.ranges.into_iter());
+        assert!(again == *topology.slots());
+        let first = topology.shards().first().expect("three");
+        assert!(first.to_string().ends_with("aa ([::1]:7000)"), "{first}");
+    }
+
+    #[test]
+    fn a_slot_that_moves_changes_the_digest() {
+        let before = Topology::new(id(b'a'), [shard(b'a', &[(0, 9)]), shard(b'b', &[(10, 20)])]);
+        let after = Topology::new(id(b'a'), [shard(b'a', &[(0, 8)]), shard(b'b', &[(9, 20)])]);
+        assert_ne!(before.slots().digest(), after.slots().digest());
+    }
+}

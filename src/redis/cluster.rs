@@ -1,0 +1,352 @@
+//! The cluster around this server: looked at, and what other shards ask of this one.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use super::config::Settings;
+use super::lock::Lock;
+use super::raw::{self, Server};
+use super::registrations::Registrations;
+use super::{MODULE, Module};
+use crate::cluster::{Access, Answer, Cluster, Range, Shard, Station, Surroundings, Tls, Topology};
+use crate::engine::wire::{RunWire, SessionWire, WhatWire};
+use crate::engine::{Command, Id, Launch, LogLevel, Parcel, Registry, Reply, ShardId, Team};
+use crate::python::{self, Cpython, Session};
+
+/// All of it is read once in so many looks; in between only if something shows that it changed.
+const LOOKS: u64 = 10;
+
+/// What a node says over the bus: it asks for a token, or sends one.
+const ASKS: &[u8] = b"?";
+const TOKEN: u8 = b'!';
+
+/// What the cluster needs of this server.
+struct Around {
+    server: Server,
+    settings: Arc<Settings>,
+    lock: Arc<Lock>,
+}
+
+impl Surroundings for Around {
+    fn idle(&self) -> Duration {
+        self.settings.max_idle()
+    }
+
+    fn retries(&self) -> u64 {
+        self.settings.send_retries()
+    }
+
+    fn ask_token(&self, shard: ShardId) {
+        let (server, lock) = (self.server, self.lock.clone());
+        // The network thread does not wait for the server.
+        run(Box::new(move || {
+            lock.with(|_| server.send_to_node(shard, ASKS));
+        }));
+    }
+
+    fn log(&self, level: LogLevel, text: &str) {
+        self.server.log(level, text);
+    }
+}
+
+/// Runs a job on a thread that may wait.
+fn run(job: super::threads::Job) {
+    // While the module loads no other shard is known.
+    if let Some(module) = MODULE.get() {
+        module.run(job);
+    }
+}
+
+/// Starts the connections to other shards, if the server is a node of a cluster.
+pub(super) fn start(
+    server: Server,
+    settings: &Arc<Settings>,
+    lock: &Arc<Lock>,
+) -> std::io::Result<Option<Arc<Cluster>>> {
+    if server.node_id().is_none() {
+        return Ok(None);
+    }
+    let around = Around {
+        server,
+        settings: settings.clone(),
+        lock: lock.clone(),
+    };
+    Cluster::start(python::language(), Box::new(around), Box::new(Here)).map(Some)
+}
+
+/// A message of the bus, which only nodes of the cluster are on.
+pub(super) fn heard_on_bus(from: ShardId, message: &[u8]) {
+    let Some((module, cluster)) = MODULE.get().and_then(|m| Some((m, m.cluster.as_ref()?))) else {
+        return;
+    };
+    if message == ASKS {
+        let mut reply = vec![TOKEN];
+        reply.extend_from_slice(cluster.token_for(from).as_bytes());
+        module.server.send_to_node(from, &reply);
+    } else if let Some((&TOKEN, token)) = message.split_first() {
+        cluster.give_token(from, token);
+    }
+}
+
+/// How the cluster looked last.
+#[derive(Default)]
+pub(super) struct Watch {
+    looks: AtomicU64,
+    /// What CLUSTER INFO says of it, without what always changes.
+    seen: Mutex<Vec<u8>>,
+}
+
+impl Module {
+    /// Looks whether the cluster changed. The server lock is held.
+    pub(super) fn look_at_cluster(&self) {
+        let Some(cluster) = &self.cluster else { return };
+        let looks = self.watch.looks.fetch_add(1, Ordering::Relaxed);
+        let Some(info) = cluster_info(self.server) else {
+            return;
+        };
+        let changed = {
+            let mut seen = self
+                .watch
+                .seen
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            let before = std::mem::replace(&mut *seen, info);
+            *seen != before
+        };
+        if changed || looks.is_multiple_of(LOOKS) {
+            self.read_cluster(cluster);
+        }
+    }
+
+    /// Reads the cluster anew. The server lock is held.
+    pub(super) fn read_cluster(&self, cluster: &Cluster) {
+        let Some(me) = self.server.node_id() else {
+            return;
+        };
+        if raw::is_replica() {
+            // Its master does what there is to do.
+            return cluster.set_topology(Topology::new(me, []));
+        }
+        let command = Command::of(&[b"CLUSTER", b"SLOTS"]);
+        match self.server.read(&command) {
+            Ok(reply) => {
+                cluster.set_access(access(self.server, &self.settings));
+                cluster.set_topology(Topology::new(me, masters(&reply)));
+            }
+            Err(error) => self.warn(&format!("CLUSTER SLOTS: {error}")),
+        }
+    }
+}
+
+/// CLUSTER INFO without the counts of messages.
+fn cluster_info(server: Server) -> Option<Vec<u8>> {
+    match server.read(&Command::of(&[b"CLUSTER", b"INFO"])) {
+        Ok(Reply::Bytes(text)) => {
+            let lines = text.split(|&byte| byte == b'\n');
+            let lines = lines.filter(|line| !line.starts_with(b"cluster_stats_"));
+            Some(lines.collect::<Vec<_>>().join(&b'\n'))
+        }
+        _ => None,
+    }
+}
+
+/// The masters of CLUSTER SLOTS: `[from, to, [host, port, id, ...], replicas...]` each.
+fn masters(reply: &Reply) -> Vec<Shard> {
+    let Reply::Array(ranges) = reply else {
+        return Vec::new();
+    };
+    ranges.iter().filter_map(master).collect()
+}
+
+fn master(range: &Reply) -> Option<Shard> {
+    let Reply::Array(range) = range else {
+        return None;
+    };
+    let [
+        Reply::Integer(from),
+        Reply::Integer(to),
+        Reply::Array(node),
+        ..,
+    ] = range.as_slice()
+    else {
+        return None;
+    };
+    let [host, Reply::Integer(port), Reply::Bytes(id), ..] = node.as_slice() else {
+        return None;
+    };
+    let host = match host {
+        Reply::Bytes(host) => String::from_utf8_lossy(host).into_owned(),
+        _ => String::new(),
+    };
+    let range: Range = (u16::try_from(*from).ok()?, u16::try_from(*to).ok()?);
+    Some(Shard {
+        id: ShardId::parse(id)?,
+        host,
+        port: u16::try_from(*port).ok()?,
+        ranges: vec![range],
+    })
+}
+
+/// How shards connect to each other: as replicas to their masters, or by settings of our own.
+fn access(server: Server, settings: &Settings) -> Access {
+    let names: [&[u8]; 9] = [
+        b"masteruser",
+        b"masterauth",
+        b"requirepass",
+        b"tls-cluster",
+        b"tls-cert-file",
+        b"tls-key-file",
+        b"tls-client-cert-file",
+        b"tls-client-key-file",
+        b"tls-ca-cert-file",
+    ];
+    let mut command = Command::of(&[b"CONFIG", b"GET"]);
+    for name in names {
+        command.push(name);
+    }
+    let mut values = HashMap::new();
+    if let Ok(Reply::Array(items)) = server.read(&command) {
+        for pair in items.chunks_exact(2) {
+            if let [Reply::Bytes(name), Reply::Bytes(value)] = pair
+                && !value.is_empty()
+            {
+                let value = String::from_utf8_lossy(value).into_owned();
+                values.insert(name.clone(), value);
+            }
+        }
+    }
+    let mut take = |name: &str| values.remove(name.as_bytes());
+    let (user, password) = (take("masteruser"), take("masterauth"));
+    let default = take("requirepass");
+    let (user, password) = match (settings.cluster_login(), password) {
+        (Some((user, password)), _) => (user, Some(password)),
+        (None, Some(password)) => (user, Some(password)),
+        // All nodes of a cluster have the same one, as a rule.
+        (None, None) => (None, default),
+    };
+    let tls = (take("tls-cluster").as_deref() == Some("yes")).then(|| {
+        let (certificate, key) = (take("tls-cert-file"), take("tls-key-file"));
+        Tls {
+            certificate: take("tls-client-cert-file").or(certificate),
+            key: take("tls-client-key-file").or(key),
+            authority: take("tls-ca-cert-file"),
+        }
+    });
+    Access {
+        user,
+        password,
+        tls,
+    }
+}
+
+/// What this shard does when others ask.
+struct Here;
+
+/// Sessions of runs that other shards started, for as long as somebody uses them.
+static RECEIVED: Mutex<Option<HashMap<String, Weak<Session>>>> = Mutex::new(None);
+
+/// The session of a run: the one with registrations here, that of another run, or a new one.
+fn session_of(linked: Option<Arc<Session>>, wire: &SessionWire) -> Result<Arc<Session>, String> {
+    if let Some(linked) = linked {
+        return Ok(linked);
+    }
+    let known = |wire: &SessionWire| {
+        let mut received = RECEIVED.lock().unwrap_or_else(PoisonError::into_inner);
+        let received = received.get_or_insert_default();
+        received.retain(|_, session| session.strong_count() > 0);
+        let session = received.get(&wire.id).and_then(Weak::upgrade);
+        session.filter(|session| session.user_name() == wire.user)
+    };
+    if let Some(session) = known(wire) {
+        return Ok(session);
+    }
+    let session = python::receive_session(wire)?;
+    let mut received = RECEIVED.lock().unwrap_or_else(PoisonError::into_inner);
+    let received = received.get_or_insert_default();
+    received.insert(wire.id.clone(), Arc::downgrade(&session));
+    Ok(session)
+}
+
+/// What a part is made of, with what must be looked up under the server lock.
+enum Work {
+    Registration(Launch<Cpython>),
+    Plan(RunWire, Option<Arc<Session>>),
+}
+
+fn work(registrations: &Registrations, run: &[u8]) -> Result<Work, String> {
+    let run = RunWire::decode(run).map_err(|damage| damage.to_string())?;
+    match &run.what {
+        WhatWire::Registration(id) => {
+            let function = Id::parse(id.as_bytes()).and_then(|id| registrations.function(id));
+            let function = function.ok_or_else(|| format!("registration {id} is not there"))?;
+            if let Some(broken) = &function.broken {
+                return Err(broken.clone());
+            }
+            let source = run.source.source().ok_or("its records are damaged")?;
+            Ok(Work::Registration(Launch::of_part(&function, source)))
+        }
+        WhatWire::Plan { session, .. } => {
+            let linked = registrations.linked_session(&session.id, None);
+            let linked = linked.filter(|linked| linked.user_name() == session.user);
+            Ok(Work::Plan(run, linked))
+        }
+    }
+}
+
+fn launch(work: Work) -> Result<Launch<Cpython>, String> {
+    match work {
+        Work::Registration(launch) => Ok(launch),
+        Work::Plan(run, linked) => match &run.what {
+            WhatWire::Plan { plan, session } => {
+                let made = session_of(linked, session)?;
+                python::receive_run(plan, &run.source, &made, &session.language)
+            }
+            WhatWire::Registration(_) => Err("no plan was sent".into()),
+        },
+    }
+}
+
+fn begin(registry: &Registry<Cpython>, id: Id, team: Team, work: Result<Work, String>, keep: bool) {
+    match work.and_then(launch) {
+        Ok(launch) => {
+            let execution = registry.create_part(id, team, launch);
+            registry.start(&execution, keep);
+        }
+        Err(why) => {
+            let why = format!("{}: {why}", team.exchange.name(team.me));
+            registry.refuse_part(id);
+            team.exchange.send(team.initiator, Parcel::Failed(why));
+        }
+    }
+}
+
+impl Station for Here {
+    fn prepare(&self, id: Id, team: Team, run_bytes: Vec<u8>, keep: bool) {
+        let Some(module) = MODULE.get() else { return };
+        let work = work(module.registrations, &run_bytes);
+        let registry = module.registry.clone();
+        // Callbacks are unpacked where nobody waits for it.
+        run(Box::new(move || begin(&registry, id, team, work, keep)));
+    }
+
+    fn ask(&self, from: ShardId, question: Vec<u8>, answer: Answer) {
+        let Some(module) = MODULE.get() else { return };
+        module.answer(from, &question, answer);
+    }
+
+    fn tell(&self, from: ShardId, word: Vec<u8>) {
+        if let Some(module) = MODULE.get() {
+            module.hear(from, &word);
+        }
+    }
+
+    fn connected(&self, shard: ShardId) {
+        run(Box::new(move || {
+            if let Some(module) = MODULE.get() {
+                module.meet(shard);
+            }
+        }));
+    }
+}

@@ -1,0 +1,436 @@
+//! Registrations on all shards: the same ones, whatever happens to single shards.
+//!
+//! A script's registrations are made in two steps. First every shard verifies them, and holds their
+//! names free; if one refuses, nothing is done anywhere. Then all make them. A shard that was away
+//! learns what it missed when it is there again: shards that meet compare versions, and the one with
+//! the older version takes over what the other has.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use super::{Function, Registrations};
+use crate::cluster::random_id;
+use crate::engine::wire::{BundleWire, RegistrationWire, SessionWire, Version, seal, unseal};
+use crate::engine::{Change, CommandTrigger, Id, LogLevel, ShardId, Trigger};
+use crate::python::{self, Cpython, Session};
+use crate::redis::MODULE;
+use crate::redis::questions::{Question, Word};
+use crate::redis::raw;
+
+/// What was verified and is not applied after so long never will be.
+const HELD: Duration = Duration::from_secs(120);
+
+/// Registrations of another shard that were verified here.
+pub(super) struct Held {
+    bundle: BundleWire,
+    made: Vec<Made>,
+    since: Instant,
+}
+
+/// A registration, made of what was shipped.
+struct Made {
+    function: Arc<Function>,
+    wire: RegistrationWire,
+    session: Arc<Session>,
+    session_wire: SessionWire,
+}
+
+/// Why registrations are made nowhere: a text for each shard that refuses, or one in all.
+pub(in crate::redis) enum Refusal {
+    One(String),
+    Shards(Vec<String>),
+}
+
+impl Registrations {
+    /// The version, and what is equal for equal registrations. The server lock is held.
+    pub(in crate::redis) fn version(&self) -> (Version, u64) {
+        let state = self.state();
+        let mut ids: Vec<_> = state.order_of.keys().map(Id::to_string).collect();
+        ids.sort_unstable();
+        let mut hasher = DefaultHasher::new();
+        ids.hash(&mut hasher);
+        (state.version.clone(), hasher.finish())
+    }
+
+    /// Something changed here first: the version that others are told. The server lock is held.
+    pub(super) fn next_version(&self) -> Version {
+        let mut state = self.state();
+        if state.version.lineage.is_empty() {
+            state.version.lineage = random_id();
+        }
+        state.version.generation += 1;
+        state.version.clone()
+    }
+
+    /// Others have changed something. The server lock is held.
+    pub(super) fn adopt_version(&self, version: Version) {
+        let mut state = self.state();
+        if state.version.lineage != version.lineage || state.version.generation < version.generation
+        {
+            state.version = version;
+        }
+    }
+
+    /// Makes the registrations of a script on all shards, or nowhere. On a thread that may wait.
+    pub(in crate::redis) fn register_everywhere(
+        &'static self,
+        mut change: Change<Cpython>,
+    ) -> Result<(), Refusal> {
+        let Some(module) = MODULE.get().filter(|module| module.has_shards()) else {
+            return crate::engine::Registrar::apply(&self, change).map_err(Refusal::One);
+        };
+        let transaction = random_id();
+        let prepared = self.lock.with(|_| {
+            self.verify_all(&change)?;
+            let mut bundle = self.bundle_of(&mut change);
+            bundle.version = Some(self.coming_version());
+            self.hold_names(&transaction, &bundle);
+            Ok(bundle)
+        });
+        let bundle = prepared.map_err(Refusal::One)?;
+        let done = self.agree(module, &transaction, &bundle);
+        let applied = done.and_then(|()| {
+            let made = self.lock.with(|_| {
+                self.let_go_of(&transaction);
+                self.verify_all(&change)?;
+                self.make(change, &bundle);
+                self.server
+                    .replicate(c"RG.INNERREGISTER", &[&seal(&bundle)]);
+                Ok(())
+            });
+            made.map_err(Refusal::One)
+        });
+        if applied.is_err() {
+            self.lock.with(|_| self.let_go_of(&transaction));
+            module.tell_all(&Word::Cancel(transaction));
+            return applied;
+        }
+        let question = Question::Apply(transaction);
+        for (shard, answer) in self.ask(module, &question) {
+            // It was verified: a shard that fails now has gone, and learns of it when it is back.
+            if let Err(error) = answer {
+                let text = format!("shard {shard} will get registrations later: {error}");
+                self.log(LogLevel::Warning, &text);
+            }
+        }
+        Ok(())
+    }
+
+    /// The version that a change will have.
+    fn coming_version(&self) -> Version {
+        let mut version = self.state().version.clone();
+        if version.lineage.is_empty() {
+            version.lineage = random_id();
+        }
+        version.generation += 1;
+        version
+    }
+
+    /// Whether all other shards can make these registrations.
+    fn agree(
+        &self,
+        module: &'static crate::redis::Module,
+        transaction: &str,
+        bundle: &BundleWire,
+    ) -> Result<(), Refusal> {
+        let question = Question::Verify {
+            transaction: transaction.to_owned(),
+            bundle: bundle.clone(),
+        };
+        let refused: Vec<_> = self
+            .ask(module, &question)
+            .into_iter()
+            .filter_map(|(_, answer)| answer.err())
+            .collect();
+        if refused.is_empty() {
+            Ok(())
+        } else {
+            Err(Refusal::Shards(refused))
+        }
+    }
+
+    /// Asks all others and waits.
+    fn ask(
+        &self,
+        module: &'static crate::redis::Module,
+        question: &Question,
+    ) -> Vec<(ShardId, Result<Vec<u8>, String>)> {
+        let (send, receive) = mpsc::channel();
+        module.ask_all_for(
+            question,
+            self.settings.max_install_idle(),
+            Box::new(move |answers| {
+                let _ = send.send(answers);
+            }),
+        );
+        receive.recv().unwrap_or_default()
+    }
+
+    /// Holds the names of triggers free. The server lock is held.
+    fn hold_names(&self, transaction: &str, bundle: &BundleWire) {
+        let mut state = self.state();
+        for wire in &bundle.add {
+            if let Trigger::Command {
+                what: CommandTrigger::Named(name),
+                ..
+            } = &wire.trigger
+            {
+                let held = (transaction.to_owned(), Instant::now());
+                state.held_names.insert(name.clone().into_bytes(), held);
+            }
+        }
+    }
+
+    /// The names are free again. The server lock is held.
+    fn let_go_of(&self, transaction: &str) {
+        let mut state = self.state();
+        let now = Instant::now();
+        state
+            .held_names
+            .retain(|_, (other, since)| other != transaction && now - *since < HELD);
+    }
+
+    /// Whether a trigger's name is held for somebody.
+    pub(super) fn is_held(&self, name: &[u8]) -> bool {
+        let state = self.state();
+        let held = state.held_names.get(name);
+        held.is_some_and(|(_, since)| since.elapsed() < HELD)
+    }
+
+    /// Makes what was shipped. Needs no lock but those of the language.
+    fn unpack(&self, bundle: &BundleWire) -> Result<Vec<Made>, String> {
+        let mut sessions = Vec::new();
+        for wire in &bundle.sessions {
+            let linked = self
+                .lock
+                .with(|_| self.linked_session(&wire.id, Some(wire)));
+            let session = match linked {
+                Some(linked) => linked,
+                None => python::receive_session(wire)
+                    .map_err(|error| format!("Failed deserializing session, {error}"))?,
+            };
+            sessions.push((wire, session));
+        }
+        let limits = self.registry.limits();
+        let made = |wire: &RegistrationWire| {
+            let failed = |why: &str| format!("Failed deserializing flat execution, {why}");
+            let id = Id::parse(wire.id.as_bytes()).ok_or_else(|| failed("it has no id"))?;
+            let of = sessions.iter().find(|(other, _)| other.id == wire.session);
+            let (session_wire, session) = of.ok_or_else(|| failed("its session is missing"))?;
+            let language = &session_wire.language;
+            let function =
+                python::receive_registration(wire, id, session, language, limits.clone());
+            if let Some(broken) = &function.broken {
+                return Err(failed(broken));
+            }
+            Ok(Made {
+                function,
+                wire: wire.clone(),
+                session: session.clone(),
+                session_wire: (*session_wire).clone(),
+            })
+        };
+        bundle.add.iter().map(made).collect()
+    }
+
+    /// Whether registrations of another shard can be made here; if so they are kept until it says to
+    /// make them. The error names this shard.
+    pub(in crate::redis) fn verify_for_others(
+        &self,
+        transaction: String,
+        bundle: BundleWire,
+    ) -> Result<(), String> {
+        let made = self.unpack(&bundle);
+        let verified = made.and_then(|made| {
+            self.lock.with(|_| {
+                if raw::is_replica() {
+                    return Err("it is a replica".to_owned());
+                }
+                if self.server.is_paused() {
+                    return Err(raw::NO_WRITES_NOW.to_owned());
+                }
+                if let Some(why) = self.refuse_bundle(&bundle) {
+                    return Err(why);
+                }
+                self.hold_names(&transaction, &bundle);
+                let mut state = self.state();
+                let since = Instant::now();
+                state.held.retain(|_, held| since - held.since < HELD);
+                let held = Held {
+                    bundle,
+                    made,
+                    since,
+                };
+                state.held.insert(transaction, held);
+                Ok(())
+            })
+        });
+        verified.map_err(|why| format!("-ERR shard-{}: {why}", self.registry.shard_id()))
+    }
+
+    /// Why registrations of another shard can not be made, if so. The server lock is held.
+    fn refuse_bundle(&self, bundle: &BundleWire) -> Option<String> {
+        for session in &bundle.sessions {
+            let own = self.linked_session(&session.id, Some(session)).is_some();
+            let goes = bundle.unlink.contains(&session.id);
+            if !own && !goes && self.has_session(&session.id) {
+                return Some(format!("Session {} already exists", session.id));
+            }
+        }
+        let replaced = bundle.unlink.first().map(String::as_str);
+        let mut add = bundle.add.iter();
+        add.find_map(|wire| self.refuse(&wire.trigger, &[], replaced))
+    }
+
+    /// Makes the registrations that were verified.
+    pub(in crate::redis) fn apply_for_others(
+        &'static self,
+        transaction: &str,
+    ) -> Result<String, String> {
+        self.lock.with(|_| {
+            self.let_go_of(transaction);
+            let held = self.state().held.remove(transaction);
+            let Some(held) = held else {
+                return Err("it does not know them any more".to_owned());
+            };
+            self.join_made(&held.bundle, held.made);
+            Ok("OK".to_owned())
+        })
+    }
+
+    /// Makes registrations. The server lock is held.
+    fn join_made(&'static self, bundle: &BundleWire, made: Vec<Made>) {
+        let ids = bundle.remove.iter();
+        let ids: Vec<_> = ids.filter_map(|id| Id::parse(id.as_bytes())).collect();
+        self.remove_all(&ids, true);
+        for one in made {
+            let known = self.state().order_of.contains_key(&one.function.id);
+            if !known {
+                self.join(one.function, one.wire, &one.session, &one.session_wire);
+            }
+        }
+        self.activate();
+        if let Some(version) = &bundle.version {
+            self.adopt_version(version.clone());
+        }
+        self.server.replicate(c"RG.INNERREGISTER", &[&seal(bundle)]);
+    }
+
+    /// Registrations that code on another shard made while it ran.
+    pub(in crate::redis) fn take_for_others(
+        &'static self,
+        bundle: BundleWire,
+    ) -> Result<(), String> {
+        let made = self.unpack(&bundle)?;
+        self.lock.with(|_| {
+            if raw::is_replica() || self.server.is_paused() {
+                return Err("nothing can be written now".to_owned());
+            }
+            if let Some(why) = self.refuse_bundle(&bundle) {
+                return Err(why);
+            }
+            self.join_made(&bundle, made);
+            Ok(())
+        })
+    }
+
+    /// What was verified is not made. The server lock is held.
+    pub(in crate::redis) fn cancel(&self, transaction: &str) {
+        self.let_go_of(transaction);
+        let held = self.state().held.remove(transaction);
+        drop(held);
+    }
+
+    /// A registration was removed on another shard.
+    pub(in crate::redis) fn unregister_for_others(
+        &'static self,
+        id: &str,
+        abort_pending: bool,
+        version: Version,
+    ) {
+        self.lock.with(|_| {
+            if raw::is_replica() {
+                return;
+            }
+            if let Some(id) = Id::parse(id.as_bytes())
+                && self.remove(id, abort_pending)
+            {
+                self.replicate_removal(id, abort_pending);
+                self.listen();
+            }
+            self.adopt_version(version);
+        });
+    }
+
+    /// All registrations as they travel. The server lock is held.
+    pub(in crate::redis) fn all(&self) -> BundleWire {
+        let state = self.state();
+        BundleWire {
+            sessions: state.sessions.values().map(|l| l.wire.clone()).collect(),
+            add: state.entries.values().map(|e| e.wire.clone()).collect(),
+            version: Some(state.version.clone()),
+            ..BundleWire::default()
+        }
+    }
+
+    /// Whether another shard has registrations that are missing here, or newer ones. The server lock
+    /// is held.
+    pub(in crate::redis) fn wants_from(&self, version: &Version, digest: u64) -> bool {
+        if raw::is_replica() || self.is_loading() {
+            return false;
+        }
+        let (own, own_digest) = self.version();
+        if own_digest == digest {
+            self.adopt_version(version.clone());
+            return false;
+        }
+        own.lineage != version.lineage || own.generation <= version.generation
+    }
+
+    /// Takes over the registrations of another shard: those it has come; those it has not go, if its
+    /// version is the newer one of the same line. How many came or went.
+    pub(in crate::redis) fn take_all(
+        &'static self,
+        sealed: &[u8],
+        version: &Version,
+    ) -> Result<usize, String> {
+        let mut bundle: BundleWire = unseal(sealed).map_err(|damage| damage.to_string())?;
+        let (own, known) = self.lock.with(|_| {
+            let state = self.state();
+            let known: Vec<_> = state.order_of.keys().map(Id::to_string).collect();
+            (state.version.clone(), known)
+        });
+        let newer = own.lineage == version.lineage && own.generation < version.generation
+            || own.generation == 0;
+        if newer {
+            let there = |id: &String| bundle.add.iter().any(|wire| wire.id == *id);
+            let gone = known.iter().filter(|id| !there(id));
+            bundle.remove = gone.cloned().collect();
+        }
+        bundle.add.retain(|wire| !known.contains(&wire.id));
+        let used = |session: &SessionWire| bundle.add.iter().any(|w| w.session == session.id);
+        let sessions = std::mem::take(&mut bundle.sessions);
+        bundle.sessions = sessions.into_iter().filter(used).collect();
+        let changed = bundle.add.len() + bundle.remove.len();
+        let made = self.unpack(&bundle)?;
+        self.lock.with(|_| {
+            if raw::is_replica() || self.server.is_paused() {
+                return Err("nothing can be written now".to_owned());
+            }
+            // Where both lines have the same name, the own function stays.
+            let made = made.into_iter().filter(|one| {
+                let refused = self.refuse(&one.wire.trigger, &[], None);
+                if let Some(why) = &refused {
+                    let id = &one.wire.id;
+                    self.log(LogLevel::Warning, &format!("registration {id}: {why}"));
+                }
+                newer || refused.is_none()
+            });
+            let made = made.collect();
+            self.join_made(&bundle, made);
+            Ok(changed)
+        })
+    }
+}
