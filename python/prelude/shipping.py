@@ -6,6 +6,7 @@ functions of a session share one state, and the names of the prelude are those o
 """
 
 import builtins
+import functools
 import io
 import pickle
 import types
@@ -13,6 +14,10 @@ import types
 import cloudpickle
 
 NAMES, PRELUDE = "names", "prelude"
+CLASSES = ("GearsBuilder", "GB")
+"""Each session has these of its own."""
+OWN = {}
+"""Filled once: the prelude is the same for as long as the process lives."""
 
 
 class Shipper(cloudpickle.CloudPickler):
@@ -21,11 +26,10 @@ class Shipper(cloudpickle.CloudPickler):
     def __init__(self, file, names, prelude):
         super().__init__(file, protocol=4)
         self.names, self.prelude = names, prelude
-        self.known = {id(names): NAMES, id(prelude): PRELUDE}
-        for place in (prelude, names):
-            for name, value in place.items():
-                if isinstance(value, (type, types.FunctionType)) and is_own(prelude, name, value):
-                    self.known[id(value)] = name
+        self.known = {**own(prelude), id(names): NAMES}
+        for name in CLASSES:
+            if name in names and is_own(prelude, name, names[name]):
+                self.known[id(names[name])] = name
 
     def persistent_id(self, value):
         return self.known.get(id(value))
@@ -51,9 +55,20 @@ class Shipper(cloudpickle.CloudPickler):
         return make, arguments, state, None, None, set_state
 
 
+def own(prelude):
+    """The names by which the prelude's own functions and classes travel, by their address."""
+    if id(prelude) not in OWN:
+        own = {id(prelude): PRELUDE}
+        for name, value in prelude.items():
+            if isinstance(value, (type, types.FunctionType)):
+                own[id(value)] = name
+        OWN[id(prelude)] = own
+    return OWN[id(prelude)]
+
+
 def is_own(prelude, name, value):
     """Whether a global is the prelude's own, which every session has."""
-    if name in ("GearsBuilder", "GB"):
+    if name in CLASSES:
         return isinstance(value, type) and issubclass(value, prelude["GearsBuilder"])
     return name in prelude and prelude[name] is value
 
@@ -98,9 +113,18 @@ class Receiver(pickle.Unpickler):
 
 def ship(function, names, prelude):
     """A callback as bytes."""
+    name = own(prelude).get(id(function))
+    if name is not None:
+        return shipped_name(name)
     file = io.BytesIO()
     Shipper(file, names, prelude).dump(function)
     return file.getvalue()
+
+
+@functools.cache
+def shipped_name(name):
+    """What names a function of the prelude."""
+    return pickle.PROTO + b"\x04" + pickle.PERSID + name.encode() + b"\n" + pickle.STOP
 
 
 def receive(shipped, names, prelude):

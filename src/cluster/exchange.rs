@@ -96,25 +96,22 @@ impl Exchange for ClusterExchange {
         Ok(place)
     }
 
-    fn send(&self, to: usize, parcel: Parcel) {
+    fn send(&self, to: usize, parcels: Vec<Parcel>) {
         let (Some(cluster), Some(&shard)) = (self.cluster.upgrade(), self.shards.get(to)) else {
             return;
         };
-        let message = match parcel {
-            Parcel::Prepare { run, keep } => {
-                let Some(slots) = self.wire.clone() else {
-                    return;
-                };
+        let message = match (parcels.as_slice(), &self.wire) {
+            ([Parcel::Prepare { run, keep }], Some(slots)) => {
                 let idle = cluster.surroundings.idle().as_millis();
                 Message::Prepare(Prepare {
                     id: self.id.to_string(),
-                    slots,
+                    slots: slots.clone(),
                     idle: u64::try_from(idle).unwrap_or(u64::MAX),
-                    keep,
+                    keep: *keep,
                     run: ByteBuf::from(run.to_vec()),
                 })
             }
-            parcel => Message::Parcel(self.id, parcel),
+            _ => Message::Parcels(self.id, parcels),
         };
         if let Err(why) = cluster.send(shard, message) {
             cluster.lose(self.id, why);

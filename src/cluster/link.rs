@@ -378,11 +378,13 @@ impl Driver {
     ) -> BoxFuture<'static, (bool, Result<Value, RedisError>)> {
         let mut command = Cmd::new();
         command.arg("RG.INNERMSGCOMMAND");
+        let payload = sent.message.encode();
         if let Some(cluster) = self.cluster.upgrade() {
+            cluster.count(payload.len());
             command.arg(cluster.me().as_str()).arg(cluster.run_id());
         }
         command.arg(sent.message.function());
-        command.arg(sent.message.encode()).arg(sent.number);
+        command.arg(payload).arg(sent.number);
         let mut connection = connection.clone();
         Box::pin(async move { (true, connection.send_packed_command(&command).await) })
     }

@@ -3,7 +3,8 @@
 //! ```text
 //! RG.INNERMSGCOMMAND <sender> <run id> <function> <payload> <number>
 //!
-//! parcel  = shard(40) number(u64) tag(u8) rest     of one execution, by its id
+//! parcels = shard(40) number(u64) parcel*          of one execution, by its id
+//! parcel  = length(u32 of what follows) tag(u8) rest
 //! rest    = cut(u32) native chunk                  Records of the server
 //!         | cut(u32) keyed(u8) packed values       Records
 //!         | cut(u32) [batches(u32)] | text         the others
@@ -27,8 +28,8 @@ pub const PROTOCOL: u32 = 1;
 pub(super) enum Message {
     /// Make the part of an execution.
     Prepare(Prepare),
-    /// A parcel of an execution.
-    Parcel(Id, Parcel),
+    /// Parcels of an execution.
+    Parcels(Id, Vec<Parcel>),
     /// A question.
     Ask(u64, Vec<u8>),
     /// The answer.
@@ -73,7 +74,7 @@ impl Message {
     pub(super) fn function(&self) -> &'static str {
         match self {
             Self::Prepare(_) => "prepare",
-            Self::Parcel(..) => "parcel",
+            Self::Parcels(..) => "parcels",
             Self::Ask(..) => "ask",
             Self::Answer(..) => "answer",
             Self::Tell(_) => "tell",
@@ -87,7 +88,7 @@ impl Message {
             Self::Prepare(prepare) => {
                 rmp_serde::to_vec_named(prepare).expect("plain data can always be encoded")
             }
-            Self::Parcel(id, parcel) => encode_parcel(*id, parcel),
+            Self::Parcels(id, parcels) => encode_parcels(*id, parcels),
             Self::Ask(call, question) => {
                 let mut out = call.to_le_bytes().to_vec();
                 out.extend_from_slice(question);
@@ -119,7 +120,7 @@ impl Message {
             b"prepare" => rmp_serde::from_slice(payload)
                 .map(Self::Prepare)
                 .map_err(|error| format!("a plan can not be read: {error}")),
-            b"parcel" => decode_parcel(payload).ok_or_else(cut_off),
+            b"parcels" => decode_parcels(payload).ok_or_else(cut_off),
             b"ask" => {
                 let (call, question) = number(payload).ok_or_else(cut_off)?;
                 Ok(Self::Ask(call, question.to_vec()))
@@ -146,10 +147,24 @@ fn number(bytes: &[u8]) -> Option<(u64, &[u8])> {
     Some((u64::from_le_bytes(*number), rest))
 }
 
-fn encode_parcel(id: Id, parcel: &Parcel) -> Vec<u8> {
+fn encode_parcels(id: Id, parcels: &[Parcel]) -> Vec<u8> {
     let mut out = Vec::with_capacity(64);
     out.extend_from_slice(id.shard.as_str().as_bytes());
     out.extend_from_slice(&id.number.to_le_bytes());
+    for parcel in parcels {
+        let at = out.len();
+        out.extend_from_slice(&[0; 4]);
+        encode_parcel(&mut out, parcel);
+        // Records are cut long before that.
+        let len = u32::try_from(out.len() - at - 4).unwrap_or(u32::MAX);
+        if let Some(slot) = out.get_mut(at..at + 4) {
+            slot.copy_from_slice(&len.to_le_bytes());
+        }
+    }
+    out
+}
+
+fn encode_parcel(out: &mut Vec<u8>, parcel: &Parcel) {
     let cut = |out: &mut Vec<u8>, tag: u8, cut: usize| {
         out.push(tag);
         out.extend_from_slice(&u32::try_from(cut).unwrap_or(u32::MAX).to_le_bytes());
@@ -159,27 +174,27 @@ fn encode_parcel(id: Id, parcel: &Parcel) -> Vec<u8> {
         Parcel::Run => out.push(RUN),
         Parcel::Records(batch) => match &batch.body {
             Body::Native(chunk) => {
-                cut(&mut out, NATIVE, batch.cut);
-                chunk.encode(&mut out);
+                cut(out, NATIVE, batch.cut);
+                chunk.encode(out);
             }
             Body::Values { bytes, keyed } => {
                 out.reserve(bytes.len() + 4);
-                cut(&mut out, VALUES, batch.cut);
+                cut(out, VALUES, batch.cut);
                 out.push((*keyed).into());
                 out.extend_from_slice(bytes);
             }
             Body::Errors(errors) => {
-                cut(&mut out, ERRORS, batch.cut);
+                cut(out, ERRORS, batch.cut);
                 for error in errors {
                     out.extend_from_slice(&(error.len() as u64).to_le_bytes());
                     out.extend_from_slice(error.as_bytes());
                 }
             }
         },
-        Parcel::End { cut: at } => cut(&mut out, END, *at),
-        Parcel::Enough { cut: at } => cut(&mut out, ENOUGH, *at),
+        Parcel::End { cut: at } => cut(out, END, *at),
+        Parcel::Enough { cut: at } => cut(out, ENOUGH, *at),
         Parcel::Credit { cut: at, batches } => {
-            cut(&mut out, CREDIT, *at);
+            cut(out, CREDIT, *at);
             let batches = u32::try_from(*batches).unwrap_or(u32::MAX);
             out.extend_from_slice(&batches.to_le_bytes());
         }
@@ -194,20 +209,31 @@ fn encode_parcel(id: Id, parcel: &Parcel) -> Vec<u8> {
         // Travels as a message of its own.
         Parcel::Prepare { .. } => {}
     }
-    out
 }
 
-fn decode_parcel(bytes: &[u8]) -> Option<Message> {
+fn decode_parcels(bytes: &[u8]) -> Option<Message> {
     let (shard, rest) = bytes.split_at_checked(40)?;
-    let (number, rest) = number(rest)?;
+    let (number, mut rest) = number(rest)?;
     let shard = ShardId::parse(shard)?;
-    let (&tag, rest) = rest.split_first()?;
+    let mut parcels = Vec::new();
+    while !rest.is_empty() {
+        let (len, tail) = rest.split_first_chunk::<4>()?;
+        let len = usize::try_from(u32::from_le_bytes(*len)).ok()?;
+        let (parcel, tail) = tail.split_at_checked(len)?;
+        parcels.push(decode_parcel(parcel)?);
+        rest = tail;
+    }
+    Some(Message::Parcels(Id { shard, number }, parcels))
+}
+
+fn decode_parcel(bytes: &[u8]) -> Option<Parcel> {
+    let (&tag, rest) = bytes.split_first()?;
     let cut = || {
         let (cut, rest) = rest.split_first_chunk::<4>()?;
         Some((usize::try_from(u32::from_le_bytes(*cut)).ok()?, rest))
     };
     let records = |cut: usize, body: Body| Parcel::Records(Batch { cut, body });
-    let parcel = match tag {
+    Some(match tag {
         READY => Parcel::Ready,
         RUN => Parcel::Run,
         NATIVE => {
@@ -245,8 +271,7 @@ fn decode_parcel(bytes: &[u8]) -> Option<Message> {
         FAILED => Parcel::Failed(String::from_utf8_lossy(rest).into_owned()),
         ABORT => Parcel::Abort,
         _ => return None,
-    };
-    Some(Message::Parcel(Id { shard, number }, parcel))
+    })
 }
 
 #[cfg(test)]
@@ -279,7 +304,11 @@ mod tests {
             Parcel::Failed("why".into()),
             Parcel::Abort,
         ];
-        let mut messages: Vec<_> = parcels.map(|parcel| Message::Parcel(id, parcel)).into();
+        let mut messages = vec![
+            Message::Parcels(id, Vec::new()),
+            Message::Parcels(id, parcels.to_vec()),
+        ];
+        messages.extend(parcels.map(|parcel| Message::Parcels(id, vec![parcel])));
         messages.push(Message::Prepare(Prepare {
             id: id.to_string(),
             slots: SlotsWire {

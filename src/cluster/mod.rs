@@ -89,6 +89,15 @@ pub trait Station: Send + Sync {
 /// Takes the answer to a question.
 pub type Answer = Box<dyn FnOnce(Result<Vec<u8>, String>) + Send>;
 
+/// What went to other shards since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Messages, repeated ones included.
+    pub messages: u64,
+    /// Their payload.
+    pub bytes: u64,
+}
+
 /// A shard as listings show it.
 #[derive(Debug)]
 pub struct Listed {
@@ -113,6 +122,8 @@ pub struct Cluster {
     peers: Mutex<Peers>,
     calls: Calls,
     events: UnboundedSender<Event>,
+    messages: AtomicU64,
+    bytes: AtomicU64,
     /// Slots as they came last, so that equal ones are made once.
     slots: Mutex<Option<(SlotsWire, Arc<Slots>)>>,
     this: Weak<Self>,
@@ -158,6 +169,8 @@ impl Cluster {
             peers: Mutex::default(),
             calls: Calls::default(),
             events,
+            messages: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
             slots: Mutex::default(),
             this: this.clone(),
         });
@@ -274,6 +287,19 @@ impl Cluster {
             self.lost(link.shard.id, &why);
         }
         self.slots_changed(&topology);
+    }
+
+    /// What went to other shards.
+    pub fn traffic(&self) -> Traffic {
+        Traffic {
+            messages: self.messages.load(Ordering::Relaxed),
+            bytes: self.bytes.load(Ordering::Relaxed),
+        }
+    }
+
+    fn count(&self, bytes: usize) {
+        self.messages.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     /// The shards as listings show them.
@@ -523,7 +549,10 @@ impl Cluster {
         let (me, initiator) = (place(self.me()), place(from));
         let (Some(me), Some(initiator)) = (me, initiator) else {
             let text = format!("execution {id} of shard {from} is of other shards than this one");
-            let _ = self.send(from, Message::Parcel(id, Parcel::Failed(text.clone())));
+            let _ = self.send(
+                from,
+                Message::Parcels(id, vec![Parcel::Failed(text.clone())]),
+            );
             return self.log(LogLevel::Warning, &text);
         };
         let mut team = self.make_team(id, shards.into(), me, initiator, slots, None);
@@ -532,22 +561,20 @@ impl Cluster {
             .prepare(id, team, prepare.run.into_vec(), prepare.keep);
     }
 
-    /// A parcel of another shard came.
-    fn parcel(&self, from: ShardId, id: Id, parcel: Parcel) {
+    /// Parcels of another shard came.
+    fn parcels(&self, from: ShardId, id: Id, parcels: Vec<Parcel>) {
         let found = {
             let parts = self.parts();
             let attendance = parts.get(&id);
             attendance.and_then(|part| Some((part.part()?, part.place(from)?)))
         };
-        match (found, parcel) {
-            (Some((part, place)), parcel) => part.receive(place, parcel),
+        let asks = parcels.contains(&Parcel::Alive);
+        if let Some((part, place)) = found {
+            part.receive(place, parcels);
+        } else if asks {
             // Whoever asks how it stands is told that it is over.
-            (None, Parcel::Alive) => {
-                let name = self.name();
-                let why = format!("execution {id} is not known to {name} any more");
-                let _ = self.send(from, Message::Parcel(id, Parcel::Failed(why)));
-            }
-            (None, _) => {}
+            let why = format!("execution {id} is not known to {} any more", self.name());
+            let _ = self.send(from, Message::Parcels(id, vec![Parcel::Failed(why)]));
         }
     }
 

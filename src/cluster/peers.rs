@@ -193,7 +193,7 @@ impl Cluster {
     fn hear(&self, shard: ShardId, message: Message) {
         match message {
             Message::Prepare(prepare) => self.prepare(shard, prepare),
-            Message::Parcel(id, parcel) => self.parcel(shard, id, parcel),
+            Message::Parcels(id, parcels) => self.parcels(shard, id, parcels),
             Message::Ask(call, question) => {
                 let this = self.this.clone();
                 let answer = move |answer| {

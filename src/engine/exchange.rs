@@ -80,9 +80,9 @@ pub enum Parcel {
 pub trait Exchange: Send + Sync {
     /// The shard, by its position in the team, that owns a key. The error says why there is none.
     fn owner(&self, key: &[u8]) -> Result<usize, String>;
-    /// Sends a parcel; parcels to one shard arrive in order, once. If that can not be, the
-    /// execution is told: [`Part::lost`].
-    fn send(&self, to: usize, parcel: Parcel);
+    /// Sends parcels; those to one shard arrive in order, once. If that can not be, the execution is
+    /// told: [`Part::lost`].
+    fn send(&self, to: usize, parcels: Vec<Parcel>);
     /// How errors name a shard.
     fn name(&self, shard: usize) -> String;
 }
@@ -126,8 +126,8 @@ impl fmt::Debug for Team {
 
 /// The part of an execution that runs on this shard, for whoever carries parcels.
 pub trait Part: Send + Sync {
-    /// A parcel of another shard of the team came.
-    fn receive(&self, from: usize, parcel: Parcel);
+    /// Parcels of another shard of the team came.
+    fn receive(&self, from: usize, parcels: Vec<Parcel>);
     /// Nothing comes from a shard any more.
     fn lost(&self, why: &str);
     /// A slot has another owner than when it began.

@@ -319,10 +319,7 @@ impl<L: Language> Execution<L> {
     pub fn start(&self) {
         match &self.remote {
             Some(remote) if remote.team.is_initiator() => self.announce(remote),
-            Some(remote) => {
-                let exchange = &remote.team.exchange;
-                exchange.send(remote.team.initiator, Parcel::Ready);
-            }
+            Some(remote) => remote.tell_initiator(Parcel::Ready),
             None => self.notify(),
         }
     }
@@ -611,12 +608,22 @@ impl<L: Language> Execution<L> {
             }
             work.crossing = None;
         }
-        match self.attach(|s| work.pipeline.flush(s)) {
+        let flushed = self.attach(|s| {
+            loop {
+                match work.pipeline.flush(s) {
+                    // Between two parts of much others may have a word.
+                    Flushed::Some if work.pipeline.is_draining() => return Flushed::Some,
+                    Flushed::Some => {}
+                    // What one collects for the initiator alone is behind it at once.
+                    Flushed::Cut(cut) if remote.has_all(cut) => {}
+                    flushed => return flushed,
+                }
+            }
+        });
+        match flushed {
             Flushed::Some => {}
             Flushed::Cut(cut) => work.crossing = Some(cut),
-            Flushed::All => {
-                remote.done_here();
-            }
+            Flushed::All => remote.done_here(),
         }
         Turn::More
     }
@@ -747,7 +754,14 @@ impl<L: Language> Execution<L> {
         }
         work.begun.get_or_insert(begin);
         loop {
-            match self.turn(work) {
+            if let Some(remote) = &self.remote {
+                remote.gather();
+            }
+            let turn = self.turn(work);
+            if let Some(remote) = &self.remote {
+                remote.flush();
+            }
+            match turn {
                 Turn::More if begin.elapsed() < most => {}
                 turn => return turn,
             }
@@ -806,16 +820,19 @@ impl<L: Language> Execution<L> {
             remote.tell_all(&Parcel::Abort);
         } else {
             let why = format!("{}: {why}", team.exchange.name(team.me));
-            team.exchange.send(team.initiator, Parcel::Failed(why));
+            remote.tell_initiator(Parcel::Failed(why));
         }
     }
 }
 
 impl<L: Language> Part for Execution<L> {
-    fn receive(&self, from: usize, parcel: Parcel) {
-        if let Some(remote) = &self.remote
-            && remote.receive(from, parcel)
-        {
+    fn receive(&self, from: usize, parcels: Vec<Parcel>) {
+        let Some(remote) = &self.remote else { return };
+        let mut news = false;
+        for parcel in parcels {
+            news |= remote.receive(from, parcel);
+        }
+        if news {
             self.notify();
         }
     }
@@ -826,8 +843,7 @@ impl<L: Language> Part for Execution<L> {
             return;
         }
         if !remote.team.is_initiator() {
-            let exchange = &remote.team.exchange;
-            exchange.send(remote.team.initiator, Parcel::Failed(why.to_owned()));
+            remote.tell_initiator(Parcel::Failed(why.to_owned()));
         }
         self.notify();
     }
@@ -844,8 +860,7 @@ impl<L: Language> Part for Execution<L> {
         if !remote.team.is_initiator() {
             // It answers if it knows nothing of this any more.
             remote.wait_on();
-            let exchange = &remote.team.exchange;
-            exchange.send(remote.team.initiator, Parcel::Alive);
+            remote.tell_initiator(Parcel::Alive);
             return None;
         }
         let shared = self.shared();

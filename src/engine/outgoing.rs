@@ -219,8 +219,7 @@ impl<L: Language> Outgoing<L> {
         if !collects {
             self.remote.tell_all(&super::Parcel::End { cut });
         } else if !team.is_initiator() {
-            let end = super::Parcel::End { cut };
-            team.exchange.send(team.initiator, end);
+            self.remote.tell_initiator(super::Parcel::End { cut });
         }
         stay
     }

@@ -703,6 +703,11 @@ impl<L: Language> Pipeline<L> {
         Flushed::Some
     }
 
+    /// Whether a stage is passing on much.
+    pub(super) fn is_draining(&self) -> bool {
+        !self.draining.is_empty()
+    }
+
     /// Passes on a part of what the groups of a stage came to.
     fn drain(&mut self, s: L::Scope<'_>, at: usize) {
         let reducer = match self.stages.get(at).map(|placed| &placed.stage) {

@@ -33,6 +33,8 @@ pub(super) const MAX_IDLE: &str = "Execution max idle reached";
 pub(super) struct Remote {
     pub(super) team: Team,
     state: Mutex<State>,
+    /// What the worker has said in this turn, by shard; small words travel together.
+    outbox: Mutex<Option<Vec<Vec<Parcel>>>>,
 }
 
 struct State {
@@ -120,6 +122,7 @@ impl Remote {
         Self {
             team,
             state: Mutex::new(state),
+            outbox: Mutex::new(None),
         }
     }
 
@@ -127,10 +130,48 @@ impl Remote {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends a parcel to all others.
+    fn outbox(&self) -> MutexGuard<'_, Option<Vec<Vec<Parcel>>>> {
+        self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Until [`Remote::flush`] what is said waits.
+    pub(super) fn gather(&self) {
+        let nothing = || (0..self.team.size).map(|_| Vec::new()).collect();
+        self.outbox().get_or_insert_with(nothing);
+    }
+
+    /// Sends what was said.
+    pub(super) fn flush(&self) {
+        let said = self.outbox().take();
+        for (to, parcels) in said.into_iter().flatten().enumerate() {
+            if !parcels.is_empty() {
+                self.team.exchange.send(to, parcels);
+            }
+        }
+    }
+
+    /// Says something to a shard.
+    pub(super) fn say(&self, to: usize, parcel: Parcel) {
+        let mut outbox = self.outbox();
+        let said = outbox.as_mut().and_then(|outbox| outbox.get_mut(to));
+        match said {
+            Some(said) => said.push(parcel),
+            None => {
+                drop(outbox);
+                self.team.exchange.send(to, vec![parcel]);
+            }
+        }
+    }
+
+    /// Says something to the shard that was asked.
+    pub(super) fn tell_initiator(&self, parcel: Parcel) {
+        self.say(self.team.initiator, parcel);
+    }
+
+    /// Says something to all others.
     pub(super) fn tell_all(&self, parcel: &Parcel) {
         for shard in self.team.others() {
-            self.team.exchange.send(shard, parcel.clone());
+            self.say(shard, parcel.clone());
         }
     }
 
@@ -273,8 +314,7 @@ impl Remote {
         }
         drop(state);
         if let Some((to, cut, batches)) = credit {
-            let exchange = &self.team.exchange;
-            exchange.send(to, Parcel::Credit { cut, batches });
+            self.say(to, Parcel::Credit { cut, batches });
         }
         found.map_or(Todo::Own, Todo::Take)
     }
@@ -288,7 +328,7 @@ impl Remote {
                 *flying += 1;
             }
         }
-        self.team.exchange.send(to, Parcel::Records(batch));
+        self.say(to, Parcel::Records(batch));
     }
 
     /// The shards that want nothing more across this cut.
@@ -332,8 +372,7 @@ impl Remote {
     pub(super) fn done_here(&self) {
         self.state().done_here = true;
         if !self.team.is_initiator() {
-            let exchange = &self.team.exchange;
-            exchange.send(self.team.initiator, Parcel::Finished);
+            self.tell_initiator(Parcel::Finished);
         }
     }
 
@@ -349,8 +388,7 @@ impl Remote {
         }
         state.said = now;
         drop(state);
-        let exchange = &self.team.exchange;
-        exchange.send(self.team.initiator, Parcel::Alive);
+        self.tell_initiator(Parcel::Alive);
     }
 
     /// A running execution, in the words of a cluster.

@@ -317,7 +317,8 @@ fn begin(registry: &Registry<Cpython>, id: Id, team: Team, work: Result<Work, St
         Err(why) => {
             let why = format!("{}: {why}", team.exchange.name(team.me));
             registry.refuse_part(id);
-            team.exchange.send(team.initiator, Parcel::Failed(why));
+            team.exchange
+                .send(team.initiator, vec![Parcel::Failed(why)]);
         }
     }
 }

@@ -408,6 +408,11 @@ extern "C" fn info(ctx: *mut RedisModuleInfoCtx, for_crash_report: c_int) {
             info.number(c"PeakAllocated", peak as u64);
             info.number(c"CurrAllocated", current as u64);
         }
+        if let (Some(cluster), true) = (&module.cluster, info.section(c"cluster")) {
+            let traffic = cluster.traffic();
+            info.number(c"cluster_messages_sent", traffic.messages);
+            info.number(c"cluster_bytes_sent", traffic.bytes);
+        }
         if info.section(c"python_sessions") {
             for (id, text) in module.registrations.list_sessions() {
                 info.named_text(&id, &text);
