@@ -12,9 +12,13 @@ MODULE := $(CURDIR)/target/release/libgeartrain.so
 VENV := .venv/.complete
 PYTHON := $(CURDIR)/.venv/bin/python
 PORT ?= 6379
+# The first of the three ports of a cluster.
+CLUSTER_PORT ?= 30001
 # One server's program, or a few; by default one of each kind.
 SERVER ?= redis-server valkey-server
-# More arguments for pytest or the benchmarks, such as ARGS="-k readme -x".
+# The name of the image that `make docker` builds.
+IMAGE ?= geartrain
+# More arguments for pytest, the benchmarks or the build of the image, such as ARGS="-k readme -x".
 ARGS ?=
 
 .PHONY: help
@@ -86,6 +90,22 @@ demo: setup build ## start a server with the module and sample data, run functio
 demo-stop: ## stop the server of `make demo`
 	@tests/tools/demo.sh stop
 
+.PHONY: cluster
+cluster: setup build ## start a cluster of three shards with the module on ports 30001 to 30003, say how to go on
+	@tests/tools/cluster.sh start $(firstword $(SERVER)) $(MODULE) $(CLUSTER_PORT)
+
+.PHONY: cluster-stop
+cluster-stop: ## stop the shards of `make cluster`
+	@tests/tools/cluster.sh stop
+
+.PHONY: docker
+docker: ## build the image with docker, or without a daemon by buildah
+	@if docker info >/dev/null 2>&1; then \
+		docker build --file docker/Dockerfile --tag $(IMAGE) --build-arg SERVER=$(firstword $(SERVER)) $(ARGS) .; \
+	else \
+		IMAGE=$(IMAGE) SERVER=$(firstword $(SERVER)) docker/build-without-daemon.sh $(ARGS); \
+	fi
+
 .PHONY: servers
 servers: setup ## fetch newer Redis and Valkey servers from newer Debian releases into servers/
 	@tests/tools/servers.sh
@@ -93,6 +113,7 @@ servers: setup ## fetch newer Redis and Valkey servers from newer Debian release
 .PHONY: clean
 clean: ## remove what was built and fetched
 	-@tests/tools/demo.sh stop >/dev/null 2>&1
+	-@tests/tools/cluster.sh stop >/dev/null 2>&1
 	cargo clean
 	rm -rf .venv servers
 

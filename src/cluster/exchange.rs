@@ -13,6 +13,8 @@ use crate::engine::{Exchange, Id, Parcel, Part, ShardId};
 /// An execution that other shards have to do with.
 pub(super) struct Attendance {
     part: Option<Weak<dyn Part>>,
+    /// What came while the part was made.
+    early: Vec<(usize, Vec<Parcel>)>,
     pub(super) shards: Arc<[ShardId]>,
     pub(super) slots: Arc<Slots>,
 }
@@ -21,13 +23,33 @@ impl Attendance {
     pub(super) fn new(shards: Arc<[ShardId]>, slots: Arc<Slots>) -> Self {
         Self {
             part: None,
+            early: Vec::new(),
             shards,
             slots,
         }
     }
 
-    pub(super) fn attend(&mut self, part: Weak<dyn Part>) {
+    /// The part is there: what came before.
+    pub(super) fn attend(&mut self, part: Weak<dyn Part>) -> Vec<(usize, Vec<Parcel>)> {
         self.part = Some(part);
+        std::mem::take(&mut self.early)
+    }
+
+    /// Keeps parcels for a part that is being made; gives them back if there is one.
+    pub(super) fn keep(&mut self, from: usize, parcels: Vec<Parcel>) -> Option<Vec<Parcel>> {
+        if self.part.is_some() {
+            return Some(parcels);
+        }
+        self.early.push((from, parcels));
+        None
+    }
+
+    /// A shard is gone: a part that is being made has to know.
+    pub(super) fn lost(&mut self, shard: ShardId, why: &str) {
+        if let (None, Some(place)) = (&self.part, self.place(shard)) {
+            self.early
+                .push((place, vec![Parcel::Failed(why.to_owned())]));
+        }
     }
 
     /// The part that runs here, if it does.

@@ -93,6 +93,7 @@ impl Link {
             waiting: VecDeque::new(),
             next: 0,
             run_id: None,
+            trouble: None,
         };
         (link, Box::pin(driver.run()))
     }
@@ -138,6 +139,8 @@ struct Driver {
     waiting: VecDeque<Sent>,
     next: u64,
     run_id: Option<String>,
+    /// Since when it can not be talked to.
+    trouble: Option<Instant>,
 }
 
 /// Replies in the order of what was sent; `true` for those that acknowledge a message.
@@ -155,6 +158,7 @@ impl Driver {
             };
             match connected {
                 Ok((connection, pushes, run_id)) => {
+                    self.trouble = None;
                     self.welcome(&cluster, run_id);
                     drop(cluster);
                     let why = self.serve(connection, pushes).await;
@@ -164,7 +168,10 @@ impl Driver {
                 }
                 Err(Failure::Final(why)) => self.give_up(&cluster, &why),
                 Err(Failure::Later(why)) => {
-                    self.log_quietly(&why);
+                    let since = *self.trouble.get_or_insert_with(Instant::now);
+                    if since.elapsed() > SILENCE {
+                        self.give_up(&cluster, &why);
+                    }
                     pause = ASK_AGAIN;
                 }
             }
@@ -174,12 +181,6 @@ impl Driver {
     fn log(&self, text: &str) {
         if let Some(cluster) = self.cluster.upgrade() {
             cluster.log(LogLevel::Notice, &format!("{}: {text}", self.shard));
-        }
-    }
-
-    fn log_quietly(&self, text: &str) {
-        if let Some(cluster) = self.cluster.upgrade() {
-            cluster.log(LogLevel::Verbose, &format!("{}: {text}", self.shard));
         }
     }
 
@@ -446,7 +447,15 @@ fn certificates(tls: &Tls) -> Result<TlsCertificates, String> {
 }
 
 fn refused(error: &RedisError, access: &Access) -> Failure {
-    if error.kind() == ErrorKind::AuthenticationFailed || error.code() == Some("NOAUTH") {
+    if error.to_string().contains("UnsupportedCertVersion") {
+        return Failure::Final(
+            "its certificate is of X.509 version 1: connections between shards need version 3 \
+             (openssl x509 with -extfile makes one)"
+                .into(),
+        );
+    }
+    let auth = matches!(error.code(), Some("NOAUTH" | "WRONGPASS"));
+    if auth || error.kind() == ErrorKind::AuthenticationFailed {
         let hint = if access.password.is_some() {
             "the password was not accepted"
         } else {

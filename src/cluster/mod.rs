@@ -388,6 +388,9 @@ impl Cluster {
         for part in hit {
             part.lost(why);
         }
+        for attendance in self.parts().values_mut() {
+            attendance.lost(shard, why);
+        }
         self.calls.lost(shard, why);
     }
 
@@ -483,8 +486,18 @@ impl Shards for Cluster {
     }
 
     fn attend(&self, id: Id, part: Weak<dyn Part>) {
-        if let Some(attendance) = self.parts().get_mut(&id) {
-            attendance.attend(part);
+        let (there, early) = {
+            let mut parts = self.parts();
+            let Some(attendance) = parts.get_mut(&id) else {
+                return;
+            };
+            let early = attendance.attend(part);
+            (attendance.part(), early)
+        };
+        if let Some(there) = there {
+            for (from, parcels) in early {
+                there.receive(from, parcels);
+            }
         }
     }
 
@@ -563,18 +576,25 @@ impl Cluster {
 
     /// Parcels of another shard came.
     fn parcels(&self, from: ShardId, id: Id, parcels: Vec<Parcel>) {
-        let found = {
-            let parts = self.parts();
-            let attendance = parts.get(&id);
-            attendance.and_then(|part| Some((part.part()?, part.place(from)?)))
-        };
         let asks = parcels.contains(&Parcel::Alive);
-        if let Some((part, place)) = found {
-            part.receive(place, parcels);
-        } else if asks {
-            // Whoever asks how it stands is told that it is over.
-            let why = format!("execution {id} is not known to {} any more", self.name());
-            let _ = self.send(from, Message::Parcels(id, vec![Parcel::Failed(why)]));
+        let found = {
+            let mut parts = self.parts();
+            let attendance = parts.get_mut(&id);
+            attendance.and_then(|attendance| {
+                let place = attendance.place(from)?;
+                let parcels = attendance.keep(place, parcels);
+                Some(parcels.and_then(|parcels| Some((attendance.part()?, place, parcels))))
+            })
+        };
+        match found {
+            Some(Some((part, place, parcels))) => part.receive(place, parcels),
+            Some(None) => {}
+            None if asks => {
+                // Whoever asks how it stands is told that it is over.
+                let why = format!("execution {id} is not known to {} any more", self.name());
+                let _ = self.send(from, Message::Parcels(id, vec![Parcel::Failed(why)]));
+            }
+            None => {}
         }
     }
 

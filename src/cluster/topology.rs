@@ -106,6 +106,40 @@ impl Topology {
         }
     }
 
+    /// The cluster of a file of nodes, which the server writes whenever something changes: in the
+    /// format of CLUSTER NODES. With `tls` shards are connected to by TLS. `None` if this server is not
+    /// in it.
+    pub fn parse(nodes: &str, tls: bool) -> Option<Self> {
+        let mut me = None;
+        let mut masters = Vec::new();
+        for line in nodes.lines() {
+            let mut words = line.split(' ').filter(|word| !word.is_empty());
+            let (Some(id), Some(address), Some(flags)) = (words.next(), words.next(), words.next())
+            else {
+                continue;
+            };
+            let Some(id) = ShardId::parse(id.as_bytes()) else {
+                continue;
+            };
+            let is = |flag: &str| flags.split(',').any(|other| other == flag);
+            if is("myself") {
+                me = Some(id);
+            }
+            // Its master, when it pinged and ponged, its epoch and the state of its link.
+            let ranges: Vec<_> = words.skip(5).filter_map(parse_range).collect();
+            if is("master") && !ranges.is_empty() {
+                let (host, port) = parse_address(address, tls)?;
+                masters.push(Shard {
+                    id,
+                    host,
+                    port,
+                    ranges,
+                });
+            }
+        }
+        Some(Self::new(me?, masters))
+    }
+
     /// The shards, by id.
     pub fn shards(&self) -> &[Shard] {
         &self.shards
@@ -192,6 +226,26 @@ impl Slots {
     pub fn digest(&self) -> u64 {
         self.digest
     }
+}
+
+/// `from-to`, or one slot; not those on their way, `[slot->-node]`.
+fn parse_range(word: &str) -> Option<Range> {
+    let (from, to) = word.split_once('-').unwrap_or((word, word));
+    Some((from.parse().ok()?, to.parse().ok()?))
+}
+
+/// `host:port@busport[,hostname[,name=value...]]`
+fn parse_address(word: &str, tls: bool) -> Option<(String, u16)> {
+    let mut parts = word.split(',');
+    let address = parts.next()?.split('@').next()?;
+    let (host, port) = address.rsplit_once(':')?;
+    let wanted = if tls { "tls-port=" } else { "tcp-port=" };
+    let other = parts.find_map(|part| part.strip_prefix(wanted));
+    let port = match other.and_then(|port| port.parse().ok()) {
+        Some(port) if port != 0 => port,
+        _ => port.parse().ok()?,
+    };
+    Some((host.to_owned(), port))
 }
 
 /// The slot of a key, as the server hashes it: of the part in braces, if there is one.
@@ -320,6 +374,35 @@ mod tests {
         assert!(again == *topology.slots());
         let first = topology.shards().first().expect("three");
         assert!(first.to_string().ends_with("aa ([::1]:7000)"), "{first}");
+    }
+
+    #[test]
+    fn a_file_of_nodes_is_read() {
+        let [a, b, c, d] = [b'a', b'b', b'c', b'd'].map(|letter| id(letter).to_string());
+        let file = format!(
+            "{a} 127.0.0.1:7001@17001,,shard-id=x,tls-port=8001 myself,master - 0 0 1 connected \
+             0-100 102 [93->-{b}] [94-<-{b}]\n\
+             {b} ::1:7002@17002,host.name master,fail - 1 2 3 disconnected 101 103-16383\n\
+             {c} 10.0.0.3:7003@17003 slave {a} 1 2 3 connected\n\
+             {d} :0@0 master,noaddr - 1 2 3 disconnected\n\
+             vars currentEpoch 6 lastVoteEpoch 0\n"
+        );
+        let topology = Topology::parse(&file, false).expect("this server is in it");
+        assert_eq!(topology.me, id(b'a'));
+        let shards: Vec<_> = topology.shards().iter().map(Shard::to_string).collect();
+        let want = [
+            format!("shard {a} (127.0.0.1:7001)"),
+            format!("shard {b} ([::1]:7002)"),
+        ];
+        assert_eq!(shards, want);
+        assert_eq!(topology.owner(102), Some(id(b'a')));
+        assert_eq!(topology.owner(101), Some(id(b'b')));
+        let tls = Topology::parse(&file, true).expect("this server is in it");
+        assert_eq!(tls.shard(id(b'a')).map(|shard| shard.port), Some(8001));
+        assert!(Topology::parse("", false).is_none());
+        for cut in 0..file.len() {
+            let _ = Topology::parse(file.get(..cut).unwrap_or_default(), false);
+        }
     }
 
     #[test]

@@ -319,7 +319,11 @@ impl<L: Language> Execution<L> {
     pub fn start(&self) {
         match &self.remote {
             Some(remote) if remote.team.is_initiator() => self.announce(remote),
-            Some(remote) => remote.tell_initiator(Parcel::Ready),
+            Some(remote) => {
+                remote.tell_initiator(Parcel::Ready);
+                // There may be something to do already, if only to hear that it is over.
+                self.notify();
+            }
             None => self.notify(),
         }
     }

@@ -387,9 +387,12 @@ impl<L: Language> Pipeline<L> {
         }
         match batch.body {
             Body::Errors(errors) => {
+                // This shard goes on reading: else what comes of it would be a matter of time.
+                let failed = self.failed;
                 for text in errors {
                     self.fail_at(entry, RecordError::new(text));
                 }
+                self.failed = failed || self.size() > self.max_size;
             }
             Body::Native(chunk) if chunk.is_counted() => {
                 self.count_from(entry, chunk.len() as u64);

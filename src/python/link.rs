@@ -219,12 +219,11 @@ pub(super) fn thread_ident(_py: Python<'_>) -> c_ulong {
     unsafe { ffi::PyThread_get_thread_ident() as c_ulong }
 }
 
-/// Raises an exception in another thread at its next instruction; with `None` takes back one that
-/// was not raised yet.
-pub(super) fn raise_in(_py: Python<'_>, thread: c_ulong, exception: Option<&Bound<'_, PyAny>>) {
-    let exception = exception.map_or(std::ptr::null_mut(), Bound::as_ptr);
+/// Raises an exception in another thread at its next instruction. One that is waiting already is
+/// replaced.
+pub(super) fn raise_in(_py: Python<'_>, thread: c_ulong, exception: &Bound<'_, PyAny>) {
     // SAFETY: attached; the call takes its own reference and does nothing for unknown threads.
-    let _: c_int = unsafe { ffi::PyThreadState_SetAsyncExc(thread as _, exception) };
+    let _: c_int = unsafe { ffi::PyThreadState_SetAsyncExc(thread as _, exception.as_ptr()) };
 }
 
 /// Whether a value is a generator.

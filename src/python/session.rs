@@ -129,7 +129,7 @@ impl Session {
     pub(super) fn uninterruptible(&self, py: Python<'_>, ticket: u64) {
         let ran = self.running().remove(&ticket);
         if ran.is_some_and(|ran| ran.interrupted) {
-            link::raise_in(py, link::thread_ident(py), None);
+            swallow(py);
         }
     }
 
@@ -167,10 +167,10 @@ pub(super) struct Section<'py> {
 
 impl Drop for Section<'_> {
     fn drop(&mut self) {
+        link::stop_tracing(self.py);
         if let Some(ticket) = self.ticket {
             self.session.uninterruptible(self.py, ticket);
         }
-        link::stop_tracing(self.py);
         self.context.leave();
         let left_open = !self.was_atomic && world().host.in_atomic();
         if left_open {
@@ -220,14 +220,20 @@ impl Context for Arc<Session> {
             let mut running = self.running();
             if let Some(section) = running.get_mut(&ticket) {
                 section.interrupted = true;
-                link::raise_in(
-                    py,
-                    section.thread,
-                    Some(py.get_type::<ForceStopped>().as_any()),
-                );
+                let stopped = py.get_type::<ForceStopped>();
+                link::raise_in(py, section.thread, stopped.as_any());
             }
         });
     }
+}
+
+/// Raises an interrupt that came too late, and drops it. Just to take it back would leave CPython
+/// 3.11 looking for it before each instruction, for ever.
+fn swallow(py: Python<'_>) {
+    let stopped = py.get_type::<ForceStopped>();
+    link::raise_in(py, link::thread_ident(py), stopped.as_any());
+    // It is raised somewhere in there.
+    let _ = prelude(py, "_swallow").and_then(|swallow| swallow.call0());
 }
 
 /// What the current thread runs.

@@ -1,16 +1,18 @@
 //! The cluster around this server: looked at, and what other shards ask of this one.
 
 use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::time::{Duration, SystemTime};
 
 use super::config::Settings;
 use super::lock::Lock;
 use super::raw::{self, Server};
 use super::registrations::Registrations;
 use super::{MODULE, Module};
-use crate::cluster::{Access, Answer, Cluster, Range, Shard, Station, Surroundings, Tls, Topology};
+use crate::cluster::{Access, Answer, Cluster, Station, Surroundings, Tls, Topology};
 use crate::engine::wire::{RunWire, SessionWire, WhatWire};
 use crate::engine::{Command, Id, Launch, LogLevel, Parcel, Registry, Reply, ShardId, Team};
 use crate::python::{self, Cpython, Session};
@@ -94,30 +96,47 @@ pub(super) fn heard_on_bus(from: ShardId, message: &[u8]) {
 #[derive(Default)]
 pub(super) struct Watch {
     looks: AtomicU64,
-    /// What CLUSTER INFO says of it, without what always changes.
-    seen: Mutex<Vec<u8>>,
+    /// Which file of nodes was read: the server replaces it whenever something changes.
+    seen: Mutex<Option<Seen>>,
 }
+
+/// A version of the file of nodes.
+type Seen = (u64, u64, Option<SystemTime>);
 
 impl Module {
     /// Looks whether the cluster changed. The server lock is held.
     pub(super) fn look_at_cluster(&self) {
         let Some(cluster) = &self.cluster else { return };
         let looks = self.watch.looks.fetch_add(1, Ordering::Relaxed);
-        let Some(info) = cluster_info(self.server) else {
+        let Some(path) = self.nodes_file() else {
             return;
         };
+        let now = std::fs::metadata(path).ok();
+        let now = now.map(|data| (data.ino(), data.len(), data.modified().ok()));
         let changed = {
             let mut seen = self
                 .watch
                 .seen
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
-            let before = std::mem::replace(&mut *seen, info);
+            let before = std::mem::replace(&mut *seen, now);
             *seen != before
         };
         if changed || looks.is_multiple_of(LOOKS) {
             self.read_cluster(cluster);
         }
+    }
+
+    /// Where the server writes what it knows of the cluster. (To ask it by CLUSTER SLOTS ends Valkey
+    /// 8.0 to 9.0.0 where no client stands behind it.)
+    fn nodes_file(&self) -> Option<&'static Path> {
+        static PATH: OnceLock<Option<PathBuf>> = OnceLock::new();
+        let path = PATH.get_or_init(|| {
+            let mut values = config(self.server, &["cluster-config-file"]);
+            let path = values.remove("cluster-config-file")?;
+            Some(PathBuf::from(path))
+        });
+        path.as_deref()
     }
 
     /// Reads the cluster anew. The server lock is held.
@@ -129,82 +148,30 @@ impl Module {
             // Its master does what there is to do.
             return cluster.set_topology(Topology::new(me, []));
         }
-        let command = Command::of(&[b"CLUSTER", b"SLOTS"]);
-        match self.server.read(&command) {
-            Ok(reply) => {
-                cluster.set_access(access(self.server, &self.settings));
-                cluster.set_topology(Topology::new(me, masters(&reply)));
-            }
-            Err(error) => self.warn(&format!("CLUSTER SLOTS: {error}")),
+        let access = access(self.server, &self.settings);
+        let tls = access.tls.is_some();
+        cluster.set_access(access);
+        let Some(path) = self.nodes_file() else {
+            return self.warn("the server has no cluster-config-file: other shards are not known");
+        };
+        let read = std::fs::read_to_string(path);
+        match read.as_deref().map(|nodes| Topology::parse(nodes, tls)) {
+            Ok(Some(topology)) => cluster.set_topology(topology),
+            // It is being written.
+            Ok(None) => {}
+            Err(error) => self.warn(&format!(
+                "{}, which tells of the cluster, can not be read: {error}",
+                path.display()
+            )),
         }
     }
 }
 
-/// CLUSTER INFO without the counts of messages.
-fn cluster_info(server: Server) -> Option<Vec<u8>> {
-    match server.read(&Command::of(&[b"CLUSTER", b"INFO"])) {
-        Ok(Reply::Bytes(text)) => {
-            let lines = text.split(|&byte| byte == b'\n');
-            let lines = lines.filter(|line| !line.starts_with(b"cluster_stats_"));
-            Some(lines.collect::<Vec<_>>().join(&b'\n'))
-        }
-        _ => None,
-    }
-}
-
-/// The masters of CLUSTER SLOTS: `[from, to, [host, port, id, ...], replicas...]` each.
-fn masters(reply: &Reply) -> Vec<Shard> {
-    let Reply::Array(ranges) = reply else {
-        return Vec::new();
-    };
-    ranges.iter().filter_map(master).collect()
-}
-
-fn master(range: &Reply) -> Option<Shard> {
-    let Reply::Array(range) = range else {
-        return None;
-    };
-    let [
-        Reply::Integer(from),
-        Reply::Integer(to),
-        Reply::Array(node),
-        ..,
-    ] = range.as_slice()
-    else {
-        return None;
-    };
-    let [host, Reply::Integer(port), Reply::Bytes(id), ..] = node.as_slice() else {
-        return None;
-    };
-    let host = match host {
-        Reply::Bytes(host) => String::from_utf8_lossy(host).into_owned(),
-        _ => String::new(),
-    };
-    let range: Range = (u16::try_from(*from).ok()?, u16::try_from(*to).ok()?);
-    Some(Shard {
-        id: ShardId::parse(id)?,
-        host,
-        port: u16::try_from(*port).ok()?,
-        ranges: vec![range],
-    })
-}
-
-/// How shards connect to each other: as replicas to their masters, or by settings of our own.
-fn access(server: Server, settings: &Settings) -> Access {
-    let names: [&[u8]; 9] = [
-        b"masteruser",
-        b"masterauth",
-        b"requirepass",
-        b"tls-cluster",
-        b"tls-cert-file",
-        b"tls-key-file",
-        b"tls-client-cert-file",
-        b"tls-client-key-file",
-        b"tls-ca-cert-file",
-    ];
+/// Settings of the server that are set.
+fn config(server: Server, names: &[&str]) -> HashMap<String, String> {
     let mut command = Command::of(&[b"CONFIG", b"GET"]);
     for name in names {
-        command.push(name);
+        command.push(name.as_bytes());
     }
     let mut values = HashMap::new();
     if let Ok(Reply::Array(items)) = server.read(&command) {
@@ -212,12 +179,31 @@ fn access(server: Server, settings: &Settings) -> Access {
             if let [Reply::Bytes(name), Reply::Bytes(value)] = pair
                 && !value.is_empty()
             {
-                let value = String::from_utf8_lossy(value).into_owned();
-                values.insert(name.clone(), value);
+                let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+                values.insert(text(name), text(value));
             }
         }
     }
-    let mut take = |name: &str| values.remove(name.as_bytes());
+    values
+}
+
+/// How shards connect to each other: as replicas to their masters, or by settings of our own.
+fn access(server: Server, settings: &Settings) -> Access {
+    let mut values = config(
+        server,
+        &[
+            "masteruser",
+            "masterauth",
+            "requirepass",
+            "tls-cluster",
+            "tls-cert-file",
+            "tls-key-file",
+            "tls-client-cert-file",
+            "tls-client-key-file",
+            "tls-ca-cert-file",
+        ],
+    );
+    let mut take = |name: &str| values.remove(name);
     let (user, password) = (take("masteruser"), take("masterauth"));
     let default = take("requirepass");
     let (user, password) = match (settings.cluster_login(), password) {

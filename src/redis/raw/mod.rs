@@ -46,7 +46,8 @@ pub(super) use register::{
     subscribe_to_role, subscribe_to_swap, swaps_first_database,
 };
 pub(super) use server::{
-    CallReply, Client, NO_WRITES_NOW, Server, User, is_replica, may_replicate, set_replica,
+    CallReply, Client, NO_WRITES_NOW, NOT_HERE, Server, User, is_replica, may_replicate,
+    set_replica,
 };
 
 /// Called by the server when it loads the module.

@@ -247,6 +247,11 @@ impl Server {
                 return Some(text.into());
             }
         }
+        if is(&b"CLUSTER".as_slice()) && sub_is(b"SLOTS") && self.slots_need_client() {
+            let text = "ERR CLUSTER SLOTS ends this version of Valkey where no client stands \
+                        behind it: use CLUSTER SHARDS";
+            return Some(text.into());
+        }
         let scripts = SCRIPTS.iter().any(is);
         if (scripts || MANAGES_SCRIPTS.iter().any(is)) && self.runs_script() {
             return Some(format!(
@@ -259,6 +264,28 @@ impl Server {
             ));
         }
         ((scripts || may_replicate(name)) && self.is_paused()).then(|| NO_WRITES_NOW.into())
+    }
+}
+
+impl Server {
+    /// Whether CLUSTER SLOTS looks at the connection of a client that is not there: Valkey 8.0 to 9.0.0.
+    fn slots_need_client(self) -> bool {
+        static NEED: OnceLock<bool> = OnceLock::new();
+        *NEED.get_or_init(|| {
+            let info = engine::Command::of(&[b"INFO", b"server"]);
+            let Ok(Reply::Bytes(info)) = self.read(&info) else {
+                return false;
+            };
+            let info = String::from_utf8_lossy(&info).into_owned();
+            let version = info
+                .lines()
+                .find_map(|line| line.strip_prefix("valkey_version:"));
+            version.is_some_and(|version| {
+                let parts = version.split('.').map(|part| part.parse().unwrap_or(0u32));
+                let parts: Vec<_> = parts.collect();
+                matches!(parts.as_slice(), [8, ..] | [9, 0, 0])
+            })
+        })
     }
 }
 
@@ -580,11 +607,14 @@ fn no_such_command() -> String {
 }
 
 /// Why the server did not run a command: the texts that scripts of RedisGears 1.x know.
+/// Why a command is not run on a key that another node of the cluster has.
+pub(in crate::redis) const NOT_HERE: &str = "Operation not permitted";
+
 fn refusal(errno: c_int, name: &str) -> String {
     match errno {
         libc::ENOENT => "No such file or directory".into(),
         libc::EINVAL => "Invalid argument".into(),
-        libc::EPERM => "Operation not permitted".into(),
+        libc::EPERM => NOT_HERE.into(),
         libc::EACCES => format!(
             "NOPERM the user that this code runs as has no permissions to run '{name}' with these \
              arguments"

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::engine::{Chunk, Command, Reader, RecordError, Reply};
 use crate::redis::lock::Lock;
-use crate::redis::raw::EntryId;
+use crate::redis::raw::{EntryId, NOT_HERE};
 
 /// Entries that are read in one hold of the lock.
 const PAGE: &[u8] = b"200";
@@ -42,7 +42,12 @@ impl Reader for StreamReader {
             let newest = first.then(|| server.read(&newest));
             (newest, server.call(user, &command))
         });
-        let reply = reply.map_err(RecordError::new)?;
+        let reply = match reply {
+            Ok(reply) => reply,
+            // Another shard has the stream, and reads it.
+            Err(text) if text == NOT_HERE => return Ok(None),
+            Err(text) => return Err(RecordError::new(text)),
+        };
         if let Some(Ok(Reply::Array(newest))) = newest {
             let id = newest
                 .into_iter()
