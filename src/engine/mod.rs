@@ -27,6 +27,8 @@ mod registry;
 mod remote;
 mod results;
 #[cfg(test)]
+mod team_tests;
+#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;

@@ -274,9 +274,11 @@ impl Key<'_> {
             (call!(RedisModule_ValueLength, key), expires)
         };
         let packed = len <= LONGEST_PACKED;
-        if packed && (super::events::in_event() || expires == NO_EXPIRE) {
-            chunk.string(&self.get());
-            return;
+        if packed
+            && (super::events::in_event() || expires == NO_EXPIRE)
+            && let Some(value) = self.get()
+        {
+            return chunk.string(&value);
         }
         let mut len = 0;
         // SAFETY: as above; the buffer is valid until the key changes.
@@ -292,21 +294,23 @@ impl Key<'_> {
         }
     }
 
-    /// The value of a string by the command GET, past all hooks.
-    fn get(&self) -> Vec<u8> {
+    /// The value of a string by the command GET, past all hooks. `None` if the server does not run it:
+    /// the slot of the key is not, or not only, of this node.
+    fn get(&self) -> Option<Vec<u8>> {
         // SAFETY: the lock is held and the name valid; the reply is ours and freed.
         past_hooks(|| unsafe {
             let call = api::RedisModule_Call.expect("every server has RedisModule_Call");
             let reply = call(self.server.raw(), c"GET".as_ptr(), c"s".as_ptr(), self.name);
             if reply.is_null() {
-                return Vec::new();
+                return None;
             }
             let mut len = 0;
+            let kind = call!(RedisModule_CallReplyType, reply);
             let start = call!(RedisModule_CallReplyStringPtr, reply, &raw mut len);
-            let value = if start.is_null() {
-                Vec::new()
+            let value = if start.is_null() || kind != api::REDISMODULE_REPLY_STRING as c_int {
+                None
             } else {
-                std::slice::from_raw_parts(start.cast::<u8>(), len).to_vec()
+                Some(std::slice::from_raw_parts(start.cast::<u8>(), len).to_vec())
             };
             call!(RedisModule_FreeCallReply, reply);
             value
