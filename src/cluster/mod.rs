@@ -31,7 +31,7 @@ use link::Link;
 use message::{Message, Prepare};
 use peers::Peers;
 
-use crate::engine::{Id, LogLevel, Parcel, Part, ShardId, Shards, Team};
+use crate::engine::{Id, LogLevel, Parcel, Part, ShardId, Shards, SlotState, Team};
 
 pub use calls::Answers;
 pub use message::PROTOCOL;
@@ -68,6 +68,8 @@ pub trait Surroundings: Send + Sync {
     fn idle(&self) -> Duration;
     /// How often one message is sent; 0: as often as it takes.
     fn retries(&self) -> u64;
+    /// The cluster as the server sees it at this very moment. Needs no lock of the server.
+    fn topology(&self) -> Option<Arc<Topology>>;
     /// Asks a shard for a token, over the cluster bus. Does not wait.
     fn ask_token(&self, shard: ShardId);
     /// Writes to the log.
@@ -246,11 +248,15 @@ impl Cluster {
     }
 
     /// The cluster is this now. Connections to shards that stay are kept.
-    pub fn set_topology(&self, topology: Topology) {
-        let topology = Arc::new(topology);
+    pub fn set_topology(&self, topology: Arc<Topology>) {
+        let known = self.topology();
+        if known.is_some_and(|known| Arc::ptr_eq(&known, &topology)) {
+            return;
+        }
         let (gone, new) = {
             let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
             if state.topology.as_deref() == Some(&*topology) {
+                state.topology = Some(topology);
                 return;
             }
             let before = std::mem::take(&mut state.links);
@@ -503,6 +509,14 @@ impl Shards for Cluster {
 
     fn leave(&self, id: Id) {
         self.parts().remove(&id);
+    }
+
+    fn slots(&self) -> SlotState {
+        let now = self.surroundings.topology();
+        now.map_or_else(SlotState::default, |now| SlotState {
+            digest: now.slots().digest(),
+            moving: now.moving(),
+        })
     }
 }
 

@@ -49,6 +49,8 @@ pub struct Topology {
     /// All masters that have slots, and this one in any case, by id.
     shards: Vec<Shard>,
     slots: Slots,
+    /// A slot that comes to this shard or leaves it just now.
+    moving: Option<u16>,
     /// Hashes to the first slot of this shard. Found when somebody asks.
     tag: OnceLock<String>,
 }
@@ -102,6 +104,7 @@ impl Topology {
             me,
             shards,
             slots,
+            moving: None,
             tag: OnceLock::new(),
         }
     }
@@ -110,7 +113,7 @@ impl Topology {
     /// format of CLUSTER NODES. With `tls` shards are connected to by TLS. `None` if this server is not
     /// in it.
     pub fn parse(nodes: &str, tls: bool) -> Option<Self> {
-        let mut me = None;
+        let (mut me, mut moving) = (None, None);
         let mut masters = Vec::new();
         for line in nodes.lines() {
             let mut words = line.split(' ').filter(|word| !word.is_empty());
@@ -122,11 +125,13 @@ impl Topology {
                 continue;
             };
             let is = |flag: &str| flags.split(',').any(|other| other == flag);
+            // Its master, when it pinged and ponged, its epoch and the state of its link.
+            let slots: Vec<_> = words.skip(5).collect();
             if is("myself") {
                 me = Some(id);
+                moving = slots.iter().find_map(|word| parse_moving(word));
             }
-            // Its master, when it pinged and ponged, its epoch and the state of its link.
-            let ranges: Vec<_> = words.skip(5).filter_map(parse_range).collect();
+            let ranges: Vec<_> = slots.into_iter().filter_map(parse_range).collect();
             if is("master") && !ranges.is_empty() {
                 let (host, port) = parse_address(address, tls)?;
                 masters.push(Shard {
@@ -137,7 +142,15 @@ impl Topology {
                 });
             }
         }
-        Some(Self::new(me?, masters))
+        Some(Self {
+            moving,
+            ..Self::new(me?, masters)
+        })
+    }
+
+    /// A slot that comes to this shard or leaves it just now.
+    pub fn moving(&self) -> Option<u16> {
+        self.moving
     }
 
     /// The shards, by id.
@@ -232,6 +245,11 @@ impl Slots {
 fn parse_range(word: &str) -> Option<Range> {
     let (from, to) = word.split_once('-').unwrap_or((word, word));
     Some((from.parse().ok()?, to.parse().ok()?))
+}
+
+/// `[slot->-node]`, `[slot-<-node]`
+fn parse_moving(word: &str) -> Option<u16> {
+    word.strip_prefix('[')?.split('-').next()?.parse().ok()
 }
 
 /// `host:port@busport[,hostname[,name=value...]]`
@@ -389,6 +407,7 @@ mod tests {
         );
         let topology = Topology::parse(&file, false).expect("this server is in it");
         assert_eq!(topology.me, id(b'a'));
+        assert_eq!(topology.moving(), Some(93));
         let shards: Vec<_> = topology.shards().iter().map(Shard::to_string).collect();
         let want = [
             format!("shard {a} (127.0.0.1:7001)"),

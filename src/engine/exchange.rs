@@ -146,6 +146,17 @@ pub trait Shards: Send + Sync {
     fn attend(&self, id: Id, part: Weak<dyn Part>);
     /// They have not any more.
     fn leave(&self, id: Id);
+    /// How the slots are at this very moment.
+    fn slots(&self) -> SlotState;
+}
+
+/// How the slots of a cluster are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SlotState {
+    /// Equal while no slot has another owner.
+    pub digest: u64,
+    /// A slot of this shard that is on its way, if there is one.
+    pub moving: Option<u16>,
 }
 
 /// A server that is in no cluster.
@@ -164,6 +175,10 @@ impl Shards for Alone {
     fn attend(&self, _id: Id, _part: Weak<dyn Part>) {}
 
     fn leave(&self, _id: Id) {}
+
+    fn slots(&self) -> SlotState {
+        SlotState::default()
+    }
 }
 
 /// Values as a language packs them, with those that it could not.

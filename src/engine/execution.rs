@@ -23,7 +23,7 @@ use super::remote::{MAX_IDLE, Remote, Todo};
 use super::{
     Batch, Behalf, Caller, Chunk, Context, Error, Id, Language, Limits, Need, Next, Parcel, Part,
     Plan, Pool, ReadAhead, Reader, ReaderSpec, Readers, RecordError, Registration, Results, Shards,
-    Source, Task, Team, Ticket,
+    SlotState, Source, Task, Team, Ticket,
 };
 
 /// Records a generator yields in one attached section.
@@ -233,6 +233,8 @@ struct Work<L: Language> {
     begun: Option<Instant>,
     begins: Option<Begins>,
     read: Duration,
+    /// The slots when it began to read keys that other shards have as well.
+    slots: Option<SlotState>,
     /// The cut that is behind this shard, and may not be behind all others.
     crossing: Option<usize>,
     aborted: bool,
@@ -286,6 +288,7 @@ impl<L: Language> Execution<L> {
             begun: None,
             begins: launch.begins,
             read: Duration::ZERO,
+            slots: None,
             crossing: None,
             aborted: false,
         };
@@ -489,6 +492,9 @@ impl<L: Language> Execution<L> {
         }
         match std::mem::replace(&mut work.input, Input::Ended) {
             Input::Closed(spec, need) => {
+                if self.remote.is_some() && !matches!(spec, ReaderSpec::Stream { .. }) {
+                    work.slots = Some(self.machinery.shards.slots());
+                }
                 work.input = Input::Feed(self.open(&spec, need));
                 Turn::More
             }
@@ -505,6 +511,7 @@ impl<L: Language> Execution<L> {
                         if let Err(error) = end {
                             work.pipeline.fail(error);
                         }
+                        self.compare_slots(work);
                         Turn::More
                     }
                     Fed::Later => {
@@ -584,6 +591,24 @@ impl<L: Language> Execution<L> {
         }
     }
 
+    /// All keys are read: whether they were where they are all the time.
+    fn compare_slots(&self, work: &mut Work<L>) {
+        let Some(before) = work.slots.take() else {
+            return;
+        };
+        let after = self.machinery.shards.slots();
+        let what = match (before.moving.or(after.moving), &self.remote) {
+            (Some(slot), _) => format!("slot {slot} is on its way to another shard"),
+            (None, _) if before.digest == after.digest => return,
+            (None, remote) => remote
+                .as_ref()
+                .and_then(|remote| remote.take_moved())
+                .unwrap_or_else(|| "slots moved while the execution ran".into()),
+        };
+        let text = format!("{what}: keys of it may be missing, or there twice");
+        work.pipeline.fail(RecordError::new(text));
+    }
+
     /// Keys that moved while they are read may be read twice, or not at all.
     fn look_at_slots(&self, remote: &Remote, work: &mut Work<L>) {
         let reads = matches!(
@@ -594,6 +619,7 @@ impl<L: Language> Execution<L> {
         if reads && let Some(what) = remote.take_moved() {
             let text = format!("{what}: keys of it may be missing, or there twice");
             work.pipeline.fail(RecordError::new(text));
+            work.slots = None;
             self.end_input(work);
         }
     }

@@ -215,12 +215,7 @@ impl<L: Language> Outgoing<L> {
         } else {
             stay = failed.into_iter().map(RecordError::new).collect();
         }
-        let team = &self.remote.team;
-        if !collects {
-            self.remote.tell_all(&super::Parcel::End { cut });
-        } else if !team.is_initiator() {
-            self.remote.tell_initiator(super::Parcel::End { cut });
-        }
+        self.remote.end(cut, collects);
         stay
     }
 

@@ -69,6 +69,8 @@ struct Cut {
     /// Shards that want nothing more.
     enough: Vec<bool>,
     said_enough: bool,
+    /// Nothing more is sent across it from here: nobody has to wait for room.
+    said_end: bool,
 }
 
 /// What an execution is to do next.
@@ -103,6 +105,7 @@ impl Remote {
             in_flight: vec![0; team.size],
             enough: none(),
             said_enough: false,
+            said_end: false,
         };
         let state = State {
             ready: 0,
@@ -354,6 +357,18 @@ impl Remote {
         }
     }
 
+    /// Nothing more crosses this cut from here, as the shards are told that wait for it.
+    pub(super) fn end(&self, cut: usize, collects: bool) {
+        if let Some(cut) = self.state().cuts.get_mut(cut) {
+            cut.said_end = true;
+        }
+        if !collects {
+            self.tell_all(&Parcel::End { cut });
+        } else if !self.team.is_initiator() {
+            self.tell_initiator(Parcel::End { cut });
+        }
+    }
+
     /// Whether all that crosses this cut to here was taken. Else there is something to wait for.
     pub(super) fn has_all(&self, cut: usize) -> bool {
         let mut state = self.state();
@@ -462,6 +477,9 @@ impl State {
 
 impl Cut {
     fn is_full(&self) -> bool {
+        if self.said_end {
+            return false;
+        }
         let mut shards = self.in_flight.iter().zip(&self.enough);
         shards.any(|(flying, enough)| *flying >= WINDOW && !enough)
     }

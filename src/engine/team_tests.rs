@@ -325,3 +325,15 @@ fn a_shard_that_is_lost_ends_it_with_the_cause() {
     }
     gate.store(true, Ordering::SeqCst);
 }
+
+#[test]
+fn a_shard_that_has_said_its_end_waits_for_no_room() {
+    // Eight batches fill the inbox of a shard that takes nothing before it has the end of all.
+    let mesh = Mesh::new([0, 20_000, 0], || {
+        let whole = Step::Repartition(f(|_| Ok(Value::Number(2))));
+        vec![whole, Step::Accumulate(counts(false)), Step::Collect]
+    });
+    let (mut all, errors) = mesh.run();
+    assert_eq!(errors, Vec::<String>::new());
+    assert_eq!(all.pop().as_deref(), Some("Number(20000)"));
+}

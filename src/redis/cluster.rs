@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 use super::config::Settings;
@@ -29,9 +29,14 @@ struct Around {
     server: Server,
     settings: Arc<Settings>,
     lock: Arc<Lock>,
+    nodes: Arc<Nodes>,
 }
 
 impl Surroundings for Around {
+    fn topology(&self) -> Option<Arc<Topology>> {
+        self.nodes.topology()
+    }
+
     fn idle(&self) -> Duration {
         self.settings.max_idle()
     }
@@ -66,21 +71,26 @@ pub(super) fn start(
     server: Server,
     settings: &Arc<Settings>,
     lock: &Arc<Lock>,
-) -> std::io::Result<Option<Arc<Cluster>>> {
+) -> Result<Option<(Arc<Cluster>, Watch)>, String> {
     if server.node_id().is_none() {
         return Ok(None);
     }
+    let nodes = Nodes::open(server).ok_or("the server has no cluster-config-file")?;
     let around = Around {
         server,
         settings: settings.clone(),
         lock: lock.clone(),
+        nodes: nodes.clone(),
     };
-    Cluster::start(python::language(), Box::new(around), Box::new(Here)).map(Some)
+    let cluster = Cluster::start(python::language(), Box::new(around), Box::new(Here));
+    let cluster = cluster.map_err(|error| format!("could not start a thread: {error}"))?;
+    let looks = AtomicU64::new(0);
+    Ok(Some((cluster, Watch { looks, nodes })))
 }
 
 /// A message of the bus, which only nodes of the cluster are on.
 pub(super) fn heard_on_bus(from: ShardId, message: &[u8]) {
-    let Some((module, cluster)) = MODULE.get().and_then(|m| Some((m, m.cluster.as_ref()?))) else {
+    let Some((module, cluster)) = MODULE.get().and_then(|m| Some((m, m.cluster()?))) else {
         return;
     };
     if message == ASKS {
@@ -92,78 +102,102 @@ pub(super) fn heard_on_bus(from: ShardId, message: &[u8]) {
     }
 }
 
-/// How the cluster looked last.
-#[derive(Default)]
-pub(super) struct Watch {
-    looks: AtomicU64,
-    /// Which file of nodes was read: the server replaces it whenever something changes.
-    seen: Mutex<Option<Seen>>,
+/// The file in which the server writes what it knows of the cluster, whenever that changes. (To ask
+/// by CLUSTER SLOTS ends Valkey 8.0 to 9.0.0 where no client stands behind it.) Read by all threads.
+pub(super) struct Nodes {
+    server: Server,
+    path: PathBuf,
+    /// Whether shards connect by TLS.
+    tls: AtomicBool,
+    last: Mutex<Option<(Version, Arc<Topology>)>>,
 }
 
-/// A version of the file of nodes.
-type Seen = (u64, u64, Option<SystemTime>);
+/// Differs between two versions of the file: where it lies, how long it is, when it was written, and
+/// which of its ports count.
+type Version = (u64, u64, Option<SystemTime>, bool);
+
+impl Nodes {
+    fn open(server: Server) -> Option<Arc<Self>> {
+        let mut values = config(server, &["cluster-config-file", "tls-cluster"]);
+        let tls = values.remove("tls-cluster").as_deref() == Some("yes");
+        Some(Arc::new(Self {
+            server,
+            path: values.remove("cluster-config-file")?.into(),
+            tls: AtomicBool::new(tls),
+            last: Mutex::new(None),
+        }))
+    }
+
+    /// The cluster at this moment.
+    fn topology(&self) -> Option<Arc<Topology>> {
+        let tls = self.tls.load(Ordering::Relaxed);
+        let data = std::fs::metadata(&self.path).ok()?;
+        let version = (data.ino(), data.len(), data.modified().ok(), tls);
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((seen, topology)) = &*last
+            && *seen == version
+        {
+            return Some(topology.clone());
+        }
+        match std::fs::read_to_string(&self.path) {
+            Ok(nodes) => {
+                // Nothing is in it while it is being written.
+                let topology = Arc::new(Topology::parse(&nodes, tls)?);
+                *last = Some((version, topology.clone()));
+                Some(topology)
+            }
+            Err(error) => {
+                let path = self.path.display();
+                let text = format!("{path}, which tells of the cluster, can not be read: {error}");
+                self.server.log(LogLevel::Warning, &text);
+                None
+            }
+        }
+    }
+}
+
+/// When to look at the cluster.
+pub(super) struct Watch {
+    looks: AtomicU64,
+    nodes: Arc<Nodes>,
+}
 
 impl Module {
     /// Looks whether the cluster changed. The server lock is held.
     pub(super) fn look_at_cluster(&self) {
-        let Some(cluster) = &self.cluster else { return };
-        let looks = self.watch.looks.fetch_add(1, Ordering::Relaxed);
-        let Some(path) = self.nodes_file() else {
+        let Some((cluster, watch)) = &self.cluster else {
             return;
         };
-        let now = std::fs::metadata(path).ok();
-        let now = now.map(|data| (data.ino(), data.len(), data.modified().ok()));
-        let changed = {
-            let mut seen = self
-                .watch
-                .seen
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            let before = std::mem::replace(&mut *seen, now);
-            *seen != before
-        };
-        if changed || looks.is_multiple_of(LOOKS) {
-            self.read_cluster(cluster);
+        let looks = watch.looks.fetch_add(1, Ordering::Relaxed);
+        if looks.is_multiple_of(LOOKS) {
+            let access = access(self.server, &self.settings);
+            watch
+                .nodes
+                .tls
+                .store(access.tls.is_some(), Ordering::Relaxed);
+            cluster.set_access(access);
         }
+        self.read_cluster();
     }
 
-    /// Where the server writes what it knows of the cluster. (To ask it by CLUSTER SLOTS ends Valkey
-    /// 8.0 to 9.0.0 where no client stands behind it.)
-    fn nodes_file(&self) -> Option<&'static Path> {
-        static PATH: OnceLock<Option<PathBuf>> = OnceLock::new();
-        let path = PATH.get_or_init(|| {
-            let mut values = config(self.server, &["cluster-config-file"]);
-            let path = values.remove("cluster-config-file")?;
-            Some(PathBuf::from(path))
-        });
-        path.as_deref()
-    }
-
-    /// Reads the cluster anew. The server lock is held.
-    pub(super) fn read_cluster(&self, cluster: &Cluster) {
-        let Some(me) = self.server.node_id() else {
+    /// Reads the cluster. The server lock is held.
+    pub(super) fn read_cluster(&self) {
+        let Some((cluster, watch)) = &self.cluster else {
             return;
         };
         if raw::is_replica() {
             // Its master does what there is to do.
-            return cluster.set_topology(Topology::new(me, []));
+            if let Some(me) = self.server.node_id() {
+                cluster.set_topology(Arc::new(Topology::new(me, [])));
+            }
+        } else if let Some(topology) = watch.nodes.topology() {
+            cluster.set_topology(topology);
         }
-        let access = access(self.server, &self.settings);
-        let tls = access.tls.is_some();
-        cluster.set_access(access);
-        let Some(path) = self.nodes_file() else {
-            return self.warn("the server has no cluster-config-file: other shards are not known");
-        };
-        let read = std::fs::read_to_string(path);
-        match read.as_deref().map(|nodes| Topology::parse(nodes, tls)) {
-            Ok(Some(topology)) => cluster.set_topology(topology),
-            // It is being written.
-            Ok(None) => {}
-            Err(error) => self.warn(&format!(
-                "{}, which tells of the cluster, can not be read: {error}",
-                path.display()
-            )),
-        }
+    }
+
+    /// The other shards, if the server is a node of a cluster.
+    pub(super) fn cluster(&self) -> Option<&Arc<Cluster>> {
+        self.cluster.as_ref().map(|(cluster, _)| cluster)
     }
 }
 

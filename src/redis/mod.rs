@@ -42,9 +42,8 @@ struct Module {
     settings: Arc<Settings>,
     registry: Arc<Registry<Cpython>>,
     registrations: &'static Registrations,
-    /// The other shards, if the server is a node of a cluster.
-    cluster: Option<Arc<Cluster>>,
-    watch: cluster::Watch,
+    /// The other shards and what is known of them, if the server is a node of a cluster.
+    cluster: Option<(Arc<Cluster>, cluster::Watch)>,
     lock: Arc<Lock>,
     /// For the top level of scripts, which may take for ever.
     scripts: Threads,
@@ -129,15 +128,16 @@ fn load(
     python::start(allocator)?;
     let failed = |error: std::io::Error| format!("could not start a thread: {error}");
     let pool = Pool::start("geartrain-pool", settings.threads(), python::enter_thread);
-    let cluster = cluster::start(server, &settings, &lock).map_err(failed)?;
+    let cluster = cluster::start(server, &settings, &lock)?;
+    let shards: Arc<dyn Shards> = match &cluster {
+        Some((cluster, _)) => cluster.clone(),
+        None => Arc::new(Alone),
+    };
     let machinery = Machinery {
         pool: pool.map_err(failed)?,
         read_ahead: ReadAhead::start().map_err(failed)?,
         readers: Box::new(ServerReaders { lock: lock.clone() }),
-        shards: match &cluster {
-            Some(cluster) => cluster.clone() as Arc<dyn Shards>,
-            None => Arc::new(Alone),
-        },
+        shards,
     };
     let registry = Registry::new(settings.limits(), Arc::new(machinery));
     let registrations =
@@ -152,7 +152,7 @@ fn load(
         environment: Box::new(ServerEnvironment {
             server,
             settings: settings.clone(),
-            cluster: cluster.clone(),
+            cluster: cluster.as_ref().map(|(cluster, _)| cluster.clone()),
         }),
         registry: registry.clone(),
         registrar: Box::new(registrations),
@@ -171,7 +171,6 @@ fn load(
         registry,
         registrations,
         cluster,
-        watch: cluster::Watch::default(),
         lock,
         scripts: Threads::default(),
         helpers: Threads::default(),
@@ -408,7 +407,7 @@ extern "C" fn info(ctx: *mut RedisModuleInfoCtx, for_crash_report: c_int) {
             info.number(c"PeakAllocated", peak as u64);
             info.number(c"CurrAllocated", current as u64);
         }
-        if let (Some(cluster), true) = (&module.cluster, info.section(c"cluster")) {
+        if let (Some(cluster), true) = (module.cluster(), info.section(c"cluster")) {
             let traffic = cluster.traffic();
             info.number(c"cluster_messages_sent", traffic.messages);
             info.number(c"cluster_bytes_sent", traffic.bytes);

@@ -87,7 +87,7 @@ impl Module {
 
     /// The same for a question that may take longer.
     pub(super) fn ask_all_for(&self, question: &Question, most: Duration, done: Answers) {
-        match &self.cluster {
+        match self.cluster() {
             Some(cluster) => cluster.ask_all(&question.encode(), most, done),
             None => done(Vec::new()),
         }
@@ -95,7 +95,7 @@ impl Module {
 
     /// Asks one shard.
     pub(super) fn ask_one(&self, shard: ShardId, question: &Question, done: Answers) {
-        if let Some(cluster) = &self.cluster {
+        if let Some(cluster) = self.cluster() {
             let idle = self.settings.max_idle();
             cluster.ask(&[shard], &question.encode(), idle, done);
         }
@@ -103,7 +103,7 @@ impl Module {
 
     /// Lets all other shards know something.
     pub(super) fn tell_all(&self, word: &Word) {
-        if let Some(cluster) = &self.cluster {
+        if let Some(cluster) = self.cluster() {
             cluster.tell_all(&word.encode());
         }
     }
@@ -210,7 +210,7 @@ impl Module {
     /// A shard can be talked to: it learns which registrations there are here.
     pub(super) fn meet(&self, shard: ShardId) {
         let (version, digest) = self.lock.with(|_| self.registrations.version());
-        if let Some(cluster) = &self.cluster {
+        if let Some(cluster) = self.cluster() {
             cluster.tell(shard, Word::Has { version, digest }.encode());
         }
     }

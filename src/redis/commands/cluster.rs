@@ -7,7 +7,7 @@ use crate::redis::reply;
 
 /// `RG.INFOCLUSTER`
 pub(super) fn info_cluster(module: &'static Module, ctx: Ctx<'_>, _args: &Args<'_>) {
-    let cluster = module.cluster.as_ref();
+    let cluster = module.cluster();
     let others = cluster.and_then(|cluster| Some((cluster, cluster.others()?)));
     let Some((cluster, topology)) = others else {
         return ctx.bulk(b"no cluster mode");
@@ -42,15 +42,13 @@ pub(super) fn info_cluster(module: &'static Module, ctx: Ctx<'_>, _args: &Args<'
 
 /// `RG.REFRESHCLUSTER`: reads the cluster at once. It is followed anyway.
 pub(super) fn refresh_cluster(module: &'static Module, ctx: Ctx<'_>, _args: &Args<'_>) {
-    if let Some(cluster) = &module.cluster {
-        module.read_cluster(cluster);
-    }
+    module.read_cluster();
     ctx.status(b"OK");
 }
 
 /// `RG.NETWORKTEST`
 pub(super) fn network_test(module: &'static Module, ctx: Ctx<'_>, _args: &Args<'_>) {
-    if let Some(cluster) = &module.cluster {
+    if let Some(cluster) = module.cluster() {
         cluster.test();
     }
     ctx.status(b"OK");
@@ -58,7 +56,7 @@ pub(super) fn network_test(module: &'static Module, ctx: Ctx<'_>, _args: &Args<'
 
 /// `RG.HELLO`, between shards.
 pub(super) fn hello(module: &'static Module, ctx: Ctx<'_>, args: &Args<'_>) {
-    let Some(cluster) = &module.cluster else {
+    let Some(cluster) = module.cluster() else {
         return ctx.error(b"ERRCLUSTER NULL cluster state on hello msg");
     };
     match cluster.hello(ctx.client_id(), args.rest()) {
@@ -72,7 +70,7 @@ pub(super) fn message(module: &'static Module, ctx: Ctx<'_>, args: &Args<'_>) {
     if args.rest().len() != 5 {
         return ctx.wrong_arity();
     }
-    let Some(cluster) = &module.cluster else {
+    let Some(cluster) = module.cluster() else {
         return ctx.error(b"ERRCLUSTER NULL cluster state");
     };
     match cluster.message(ctx.client_id(), args.rest()) {
