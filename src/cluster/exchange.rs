@@ -118,25 +118,30 @@ impl Exchange for ClusterExchange {
         Ok(place)
     }
 
-    fn send(&self, to: usize, parcels: Vec<Parcel>) {
+    fn send(&self, to: usize, mut parcels: Vec<Parcel>) {
         let (Some(cluster), Some(&shard)) = (self.cluster.upgrade(), self.shards.get(to)) else {
             return;
         };
-        let message = match (parcels.as_slice(), &self.wire) {
-            ([Parcel::Prepare { run, keep }], Some(slots)) => {
-                let idle = cluster.surroundings.idle().as_millis();
-                Message::Prepare(Prepare {
-                    id: self.id.to_string(),
-                    slots: slots.clone(),
-                    idle: u64::try_from(idle).unwrap_or(u64::MAX),
-                    keep: *keep,
-                    run: ByteBuf::from(run.to_vec()),
-                })
+        let mut messages = Vec::with_capacity(1);
+        // It comes before all others, and is a message of its own.
+        if let (Some(Parcel::Prepare { run, keep }), Some(slots)) = (parcels.first(), &self.wire) {
+            let idle = cluster.surroundings.idle().as_millis();
+            messages.push(Message::Prepare(Prepare {
+                id: self.id.to_string(),
+                slots: slots.clone(),
+                idle: u64::try_from(idle).unwrap_or(u64::MAX),
+                keep: *keep,
+                run: ByteBuf::from(run.to_vec()),
+            }));
+            parcels.remove(0);
+        }
+        if !parcels.is_empty() {
+            messages.push(Message::Parcels(self.id, parcels));
+        }
+        for message in messages {
+            if let Err(why) = cluster.send(shard, message) {
+                return cluster.lose(self.id, why);
             }
-            _ => Message::Parcels(self.id, parcels),
-        };
-        if let Err(why) = cluster.send(shard, message) {
-            cluster.lose(self.id, why);
         }
     }
 

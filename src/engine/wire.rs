@@ -109,12 +109,12 @@ pub struct BundleWire {
 
 /// The state of all registrations: of two with the same lineage, the one of more generations is the
 /// newer one.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Version {
-    /// Where they come from.
-    pub lineage: String,
     /// How often they changed.
     pub generation: u64,
+    /// Where they come from.
+    pub lineage: String,
 }
 
 /// What other shards are told to run.

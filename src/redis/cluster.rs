@@ -20,6 +20,9 @@ use crate::python::{self, Cpython, Session};
 /// All of it is read once in so many looks; in between only if something shows that it changed.
 const LOOKS: u64 = 10;
 
+/// Shards compare their registrations once in so many.
+const LOOKS_TO_COMPARE: u64 = 50;
+
 /// What a node says over the bus: it asks for a token, or sends one.
 const ASKS: &[u8] = b"?";
 const TOKEN: u8 = b'!';
@@ -178,6 +181,9 @@ impl Module {
             cluster.set_access(access);
         }
         self.read_cluster();
+        if looks.is_multiple_of(LOOKS_TO_COMPARE) && cluster.others().is_some() {
+            self.tell_what_is_registered();
+        }
     }
 
     /// Reads the cluster. The server lock is held.

@@ -207,6 +207,12 @@ impl Module {
         }
     }
 
+    /// All other shards learn which registrations there are here. The server lock is held.
+    pub(super) fn tell_what_is_registered(&self) {
+        let (version, digest) = self.registrations.version();
+        self.tell_all(&Word::Has { version, digest });
+    }
+
     /// A shard can be talked to: it learns which registrations there are here.
     pub(super) fn meet(&self, shard: ShardId) {
         let (version, digest) = self.lock.with(|_| self.registrations.version());

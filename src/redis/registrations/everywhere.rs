@@ -46,12 +46,16 @@ pub(in crate::redis) enum Refusal {
 impl Registrations {
     /// The version, and what is equal for equal registrations. The server lock is held.
     pub(in crate::redis) fn version(&self) -> (Version, u64) {
-        let state = self.state();
-        let mut ids: Vec<_> = state.order_of.keys().map(Id::to_string).collect();
-        ids.sort_unstable();
-        let mut hasher = DefaultHasher::new();
-        ids.hash(&mut hasher);
-        (state.version.clone(), hasher.finish())
+        let mut state = self.state();
+        let digest = state.digest.unwrap_or_else(|| {
+            let mut ids: Vec<_> = state.order_of.keys().map(Id::to_string).collect();
+            ids.sort_unstable();
+            let mut hasher = DefaultHasher::new();
+            ids.hash(&mut hasher);
+            hasher.finish()
+        });
+        state.digest = Some(digest);
+        (state.version.clone(), digest)
     }
 
     /// Something changed here first: the version that others are told. The server lock is held.
@@ -402,8 +406,9 @@ impl Registrations {
             let known: Vec<_> = state.order_of.keys().map(Id::to_string).collect();
             (state.version.clone(), known)
         });
-        let newer = own.lineage == version.lineage && own.generation < version.generation
-            || own.generation == 0;
+        // A shard that never had any is at the beginning of every line.
+        let same_line = own.lineage == version.lineage || own.generation == 0;
+        let newer = same_line && own.generation < version.generation;
         if newer {
             let there = |id: &String| bundle.add.iter().any(|wire| wire.id == *id);
             let gone = known.iter().filter(|id| !there(id));

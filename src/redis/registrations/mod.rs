@@ -111,6 +111,8 @@ struct State {
     after_load: Vec<Arc<Function>>,
     /// Of all of them.
     version: Version,
+    /// Equal for equal registrations; made when somebody asks.
+    digest: Option<u64>,
     /// Registrations of other shards that were verified, by transaction.
     held: HashMap<String, Held>,
     /// Names of triggers that are kept free for a transaction.

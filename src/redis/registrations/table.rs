@@ -245,6 +245,7 @@ impl Registrations {
         let order = state.next_order;
         state.next_order += 1;
         state.order_of.insert(function.id, order);
+        state.digest = None;
         let linked = state
             .sessions
             .entry(session.id().to_owned())
@@ -371,6 +372,7 @@ impl Registrations {
             let mut state = self.state();
             state.leaving.remove(&id);
             state.stale = true;
+            state.digest = None;
             state.after_load.retain(|other| other.id != id);
             let order = state.order_of.remove(&id);
             let entry = order.and_then(|order| state.entries.remove(&order));
