@@ -70,6 +70,8 @@ pub trait Surroundings: Send + Sync {
     fn retries(&self) -> u64;
     /// The cluster as the server sees it at this very moment. Needs no lock of the server.
     fn topology(&self) -> Option<Arc<Topology>>;
+    /// Runs a job on a thread that may wait for the server.
+    fn run(&self, job: Box<dyn FnOnce() + Send>);
     /// Asks a shard for a token, over the cluster bus. Does not wait.
     fn ask_token(&self, shard: ShardId);
     /// Writes to the log.
@@ -432,11 +434,15 @@ impl Cluster {
                 .collect()
         };
         for (id, part) in parts {
-            if let Some(silent) = part.look(now) {
-                self.log(
-                    LogLevel::Warning,
-                    &format!("execution {id} was stopped: nothing was heard of {silent}"),
-                );
+            if part.is_silent(now) {
+                let this = self.this.clone();
+                self.surroundings.run(Box::new(move || {
+                    if let (Some(silent), Some(cluster)) = (part.look(now), this.upgrade()) {
+                        let text =
+                            format!("execution {id} was stopped: nothing was heard of {silent}");
+                        cluster.log(LogLevel::Warning, &text);
+                    }
+                }));
             }
         }
         self.calls.look(now);

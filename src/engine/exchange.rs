@@ -132,7 +132,9 @@ pub trait Part: Send + Sync {
     fn lost(&self, why: &str);
     /// A slot has another owner than when it began.
     fn moved(&self, what: &str);
-    /// Looks whether the others are silent for too long; says who was.
+    /// Whether the others are silent for too long.
+    fn is_silent(&self, now: Instant) -> bool;
+    /// Does what is to be done then; says who was silent if that ends it.
     fn look(&self, now: Instant) -> Option<String>;
 }
 

@@ -145,6 +145,8 @@ pub struct Launch<L: Language> {
     pub source: Source<L>,
     /// The registration that starts it.
     pub registration: Option<Arc<Registration<L>>>,
+    /// Whether one does, here or on another shard.
+    pub registered: bool,
     /// The command that it answers.
     pub caller: Option<Arc<dyn Caller>>,
     /// Called when a worker begins with it.
@@ -163,6 +165,7 @@ impl<L: Language> Launch<L> {
             plan: Arc::new(plan),
             source,
             registration: None,
+            registered: false,
             caller: None,
             begins: None,
             everywhere: None,
@@ -175,6 +178,7 @@ impl<L: Language> Launch<L> {
             plan: registration.plan.clone(),
             source,
             registration: None,
+            registered: true,
             caller: None,
             begins: None,
             everywhere: None,
@@ -187,6 +191,7 @@ impl<L: Language> Launch<L> {
             plan: registration.plan.clone(),
             source,
             registration: Some(registration.clone()),
+            registered: true,
             caller: None,
             begins: None,
             everywhere: None,
@@ -202,8 +207,10 @@ pub struct Execution<L: Language> {
     pub(super) order: u64,
     /// What it runs.
     pub plan: Arc<Plan<L>>,
-    /// The registration that started it.
+    /// The registration that started it, on the shard where that counts.
     pub registration: Option<Arc<Registration<L>>>,
+    /// Whether a registration started it, here or on another shard.
+    pub registered: bool,
     /// The command that it answers.
     caller: Option<Arc<dyn Caller>>,
     /// Its parts on other shards.
@@ -296,6 +303,7 @@ impl<L: Language> Execution<L> {
             id,
             order,
             plan: launch.plan,
+            registered: launch.registered,
             registration: launch.registration,
             caller: launch.caller,
             remote,
@@ -882,6 +890,11 @@ impl<L: Language> Part for Execution<L> {
         if let Some(remote) = &self.remote {
             remote.moved(what);
         }
+    }
+
+    fn is_silent(&self, now: Instant) -> bool {
+        let remote = self.remote.as_ref();
+        remote.is_some_and(|remote| remote.silent(now).is_some())
     }
 
     fn look(&self, now: Instant) -> Option<String> {

@@ -210,6 +210,11 @@ impl<L: Language> Plan<L> {
         }
     }
 
+    /// Whether that was found out for several shards, so that nobody has to wait for it.
+    pub fn is_prepared(&self) -> bool {
+        self.shared.get().is_some()
+    }
+
     /// Whether records move to the shards of their keys.
     pub fn moves_by_key(&self) -> bool {
         self.steps.iter().any(|step| {

@@ -293,6 +293,7 @@ fn nothing_runs_before_all_shards_are_ready() {
     assert_eq!(execution.shards(), (1, 0));
     let late = Instant::now() + mesh.idle * 2;
     let part: Arc<dyn Part> = execution.clone();
+    assert!(!part.is_silent(Instant::now()) && part.is_silent(late));
     assert_eq!(part.look(Instant::now()), None);
     assert_eq!(part.look(late).as_deref(), Some("shard 1, shard 2"));
     let outcome = execution.outcome().expect("it ended");

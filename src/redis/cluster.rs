@@ -48,6 +48,10 @@ impl Surroundings for Around {
         self.settings.send_retries()
     }
 
+    fn run(&self, job: super::threads::Job) {
+        run(job);
+    }
+
     fn ask_token(&self, shard: ShardId) {
         let (server, lock) = (self.server, self.lock.clone());
         // The network thread does not wait for the server.
@@ -354,6 +358,11 @@ impl Station for Here {
         let Some(module) = MODULE.get() else { return };
         let work = work(module.registrations, &run_bytes);
         let registry = module.registry.clone();
+        if let Ok(Work::Registration(launch)) = &work
+            && launch.plan.is_prepared()
+        {
+            return begin(&registry, id, team, work, keep);
+        }
         // Callbacks are unpacked where nobody waits for it.
         run(Box::new(move || begin(&registry, id, team, work, keep)));
     }

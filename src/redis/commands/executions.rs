@@ -78,7 +78,7 @@ pub(super) fn dump_executions(module: &'static Module, ctx: Ctx<'_>, _args: &Arg
         ctx.array(6);
         reply::field(ctx, "executionId", &execution.id.to_string());
         reply::field(ctx, "status", execution.snapshot().status.name());
-        reply::number(ctx, "registered", execution.registration.is_some().into());
+        reply::number(ctx, "registered", execution.registered.into());
     }
 }
 

@@ -185,7 +185,8 @@ impl Consumer {
         }
         if let Some(error) = errors.first() {
             let pauses = error.starts_with("PAUSE") || status == Status::Paused;
-            if pauses || self.trigger.on_failed != OnFailed::Continue {
+            // Where another shard failed in the middle, it was not processed, whatever the policy is.
+            if pauses || aborted || self.trigger.on_failed != OnFailed::Continue {
                 if !batch.is_void() {
                     self.leave_pending(server, batch, content.as_ref());
                     let left = self.state().stream_of(batch).map(|s| s.untrimmed);
@@ -234,12 +235,12 @@ impl Consumer {
         }
     }
 
-    /// A batch failed under a policy that does not let it pass.
+    /// A batch was not processed, or failed under a policy that does not let it pass.
     fn stop(&self, status: Status, pauses: bool) {
         let next = match (pauses, self.trigger.on_failed) {
             (true, _) => Status::Paused,
-            (false, OnFailed::Retry) => Status::Waiting,
-            (false, _) => Status::Aborted,
+            (false, OnFailed::Retry | OnFailed::Continue) => Status::Waiting,
+            (false, OnFailed::Abort) => Status::Aborted,
         };
         if status == Status::Aborted {
             return;
