@@ -8,11 +8,13 @@
 
 It starts its own server on loopback (own port, temporary directory, no persistence) and, row by
 row, runs a yardstick and a workload in turn (yardstick, workload, yardstick, workload, ...), so
-that a noisy minute on the machine hits both. Batch rows read hashes `person:N` {name, age}. Rows
-run one after the other. The ratio that counts is that of the medians; the ratio of the best times
-stands beside it. Every result is compared with what the generator of the data knows, every call
-and event with the counters of the registration; a wrong result or a refused command makes the exit
-status 1. A missed target does not: nothing here fails on seconds.
+that a noisy minute on the machine hits both. Batch rows read hashes `person:N` {name, age}. The
+rows named cluster-* start shards on loopback as well, on which the same hashes are spread; their
+yardsticks run on the one server. Rows run one after the other. The ratio that counts is that of
+the medians; the ratio of the best times stands beside it. Every result is compared with what the
+generator of the data knows, every call and event with the counters of the registration; a wrong
+result or a refused command makes the exit status 1. A missed target does not: nothing here fails
+on seconds.
 
 Environment: GEARTRAIN_SERVER (default redis-server), GEARTRAIN_MODULE (default
 target/release/libgeartrain.so of this repository), GEARTRAIN_PYTHON (default /usr/bin/python3, for
@@ -36,9 +38,10 @@ and for triggers, key events and streams, on the same server:
 
 Units: records/s = records read by the reader per elapsed second, client round trip included; op/s =
 commands answered per second, as redis-benchmark counts them, where a row does not say more;
-us/record = CPU time of the whole server process (all threads) per record; x = ratio of records/s to
-the yardstick's (more is better) unless the row says that it is a ratio of times or latencies
-(less is better); s = seconds; ms = milliseconds; MiB = 2**20 bytes of resident set.
+us/record = CPU time of the whole server process (all threads; of a cluster all servers) per record;
+x = ratio of records/s to the yardstick's (more is better) unless the row says that it is a ratio of
+times or latencies (less is better); s = seconds; ms = milliseconds; MiB = 2**20 bytes of resident
+set.
 """
 
 import argparse
@@ -57,6 +60,8 @@ import streams  # noqa: F401
 import triggers  # noqa: F401
 from rows import ROWS, Bench
 from table import Row, describe, markdown, print_table
+
+import cluster  # noqa: F401
 
 
 def arguments():
@@ -94,7 +99,7 @@ def arguments():
     if a.quick:
         a.keys, a.big_keys, a.ints, a.repeat, a.rounds = 20_000, 100_000, 50_000, 1_000, 1
         a.requests, a.entries = 20_000, 20_000
-    a.names = a.only.split(",") if a.only else list(ROWS)
+    a.names = a.only.replace("_", "-").split(",") if a.only else list(ROWS)
     unknown = [n for n in a.names if n not in ROWS]
     if unknown:
         p.error(f"no such row: {', '.join(unknown)} (there are: {', '.join(ROWS)})")

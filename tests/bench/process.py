@@ -14,6 +14,8 @@ import tempfile
 import threading
 import time
 
+from people import person
+
 REPO = pathlib.Path(__file__).resolve().parents[2]
 MIB = 2**20
 FLOOR_PYTHON = os.environ.get("GEARTRAIN_PYTHON", "/usr/bin/python3")
@@ -223,6 +225,13 @@ def feed(server, commands):
         s.sendall(b"".join(buffer) + encode("CLIENT", "REPLY", "ON"))
         check(s.recv(64) == b"+OK\r\n", "loading did not end well")
     check(server.errors() == before, "loading was answered by errors")
+
+
+def fill(server, numbers):
+    """Exactly these persons in the database."""
+    server.r.flushall()
+    feed(server, (encode("HSET", f"person:{i}", *sum(person(i).items(), ())) for i in numbers))
+    check(server.r.dbsize() == len(numbers), "loading")
 
 
 def redis_benchmark(port, *args):

@@ -3,17 +3,17 @@
 import statistics
 import time
 
-from people import over_30, person
+from people import over_30
 from process import (
     FLOOR_PYTHON,
     Helper,
     Server,
     check,
-    encode,
-    feed,
+    fill,
     module_path,
     redis_benchmark,
 )
+from shards import Cluster
 from table import Row, si
 
 SCAN_HGET = """
@@ -45,12 +45,27 @@ class Bench:
         self.server = Server(self.module)
         self.loaded = 0
         self.rows = []
+        self._cluster = None
         self._floor = None
 
     def close(self):
         if self._floor:
             self._floor.finish()
+        self.drop_cluster()
         self.server.stop()
+
+    def cluster(self, shards):
+        """So many servers that are a cluster; kept until another number is asked for."""
+        if self._cluster and len(self._cluster.servers) != shards:
+            self.drop_cluster()
+        if not self._cluster:
+            self._cluster = Cluster(self.module, shards)
+        return self._cluster
+
+    def drop_cluster(self):
+        if self._cluster:
+            self._cluster.stop()
+        self._cluster = None
 
     @property
     def r(self):
@@ -65,7 +80,10 @@ class Bench:
         print(" | ".join(c or "-" for c in row.cells()).rstrip(" |-"), flush=True)
 
     def revive(self):
-        """A new server if the last row ended the old one."""
+        """A new server if the last row ended the old one; the cluster comes with its next row."""
+        if self._cluster and not self._cluster.alive():
+            print(f"a shard is gone; its log ends:\n{self._cluster.tail()}", flush=True)
+            self.drop_cluster()
         if not self.server.alive():
             print(f"the server is gone; its log ends:\n{self.server.tail()}", flush=True)
             self.server.stop()
@@ -78,9 +96,7 @@ class Bench:
         main = server is self.server
         if main and self.loaded == n and not fresh:
             return
-        server.r.flushall()
-        feed(server, (encode("HSET", f"person:{i}", *sum(person(i).items(), ())) for i in range(n)))
-        check(server.r.dbsize() == n, "loading")
+        fill(server, range(n))
         if main:
             self.loaded = n
         time.sleep(0.5)
@@ -117,14 +133,18 @@ class Bench:
 
     # Workloads.
 
-    def workload(self, script, right):
-        """-> a call that runs the script once, checks it, returns elapsed and server CPU seconds"""
+    def workload(self, script, right, on=None):
+        """-> a call that runs the script once, checks it, returns elapsed and server CPU seconds
+
+        `on` may be another server or a cluster, as in `versus`.
+        """
+        server = on or self.server
 
         def once():
-            cpu, t = self.server.cpu(), time.perf_counter()
-            got = self.server.run(script)
+            cpu, t = server.cpu(), time.perf_counter()
+            got = server.run(script)
             t = time.perf_counter() - t
-            cpu = self.server.cpu() - cpu
+            cpu = server.cpu() - cpu
             check(right(got), f"wrong result: {str(got)[:120]}")
             return t, cpu
 
@@ -141,10 +161,11 @@ class Bench:
         rounds=None,
         before=None,
         yardstick_n=None,
+        on=None,
         **row,
     ):
         """Yardstick and workload in turn; a row with the ratio of their records/s."""
-        once = None if self.a.yardsticks else self.workload(script, right)
+        once = None if self.a.yardsticks else self.workload(script, right, on)
         yard, work, cpus = [], [], []
         for _ in range(rounds or self.a.rounds):
             if before:

@@ -144,8 +144,8 @@ One run of `make bench` (`tests/bench/bench.py`), client and server on one machi
 the same command; the header of the script explains units and yardsticks. Yardstick and workload
 run in turn, *reached* is the ratio of their medians, *best* that of their best times. A ratio
 compares records per second (more is better) unless the row names a time or a latency (less is
-better). *us/record* is the CPU time of the whole server process per record. Rows without a
-target are there for comparison.
+better). *us/record* is the CPU time of the whole server process per record, of a cluster that of
+all servers. Rows without a target are there for comparison.
 
 {markdown_table(HEAD, [r.cells() for r in rows])}
 
