@@ -128,7 +128,14 @@ impl Registrations {
     pub(super) fn take(&'static self, bundle: BundleWire) -> Result<(), String> {
         let mut sessions = Vec::new();
         for wire in &bundle.sessions {
-            sessions.push((wire, self.session_of(wire)?));
+            // One that is replaced begins anew, even by the same script.
+            let stays = !bundle.unlink.contains(&wire.id);
+            let session = if stays {
+                self.session_of(wire)?
+            } else {
+                python::receive_session(wire)?
+            };
+            sessions.push((wire, session));
         }
         let known = |wire: &RegistrationWire| {
             let id = Id::parse(wire.id.as_bytes());
