@@ -7,6 +7,8 @@ import time
 import pytest
 from server import wait_until
 
+pytestmark = pytest.mark.lopsided
+
 LIMIT = 200
 ROOM = 3.0
 """Seconds after the limit by which the server must answer again."""
@@ -98,7 +100,7 @@ def goes_on(env):
     env.register(fine)
     for i in range(100):
         assert env.trigger("fine", i) == [str(i)]
-    assert env.results("GB('ShardsIDReader').run()") == ["1"]
+    assert env.still_runs()
 
 
 @pytest.mark.parametrize("body", ENDLESS)
@@ -233,11 +235,12 @@ def test_functions_about_as_long_as_the_limit(env):
         """
     fine = "GB('CommandReader').map(lambda x: sum(range(50))).register(trigger='fine', mode='sync')"
     env.register(script(around, TRIGGER, fine))
-    env.config("SyncTimeLimit", 20)
+    # Long enough that a busy machine does not keep the short function waiting so long.
+    env.config("SyncTimeLimit", 100)
     outcomes = set()
     with env.server.wire() as wire:
-        for i in range(400):
-            wire.send("RG.TRIGGER", "work", 0.017 + i % 40 * 0.0001)
+        for i in range(100):
+            wire.send("RG.TRIGGER", "work", 0.097 + i % 40 * 0.0001)
             for _ in range(20):
                 wire.send("RG.TRIGGER", "fine")
             reply = wire.receive()
@@ -259,13 +262,15 @@ def test_functions_in_the_background_have_no_limit(limited):
     background = TRIGGER.replace("'sync'", "'async_local'")
     limited.register(script(slow, background))
     assert limited.trigger("work") == ["done"]
-    assert limited.results(script(slow, "GB('ShardsIDReader').map(work).run()")) == ["done"]
+    run = "GB('ShardsIDReader').map(work).run()"
+    assert limited.results(script(slow, run)) == ["done"] * limited.shard_count
 
 
 def test_a_key_function_that_a_batch_sets_off(limited):
     """It runs on a worker that holds the server; the batch goes on after it."""
     limited.register(script(ENDLESS["loop"], KEYS))
-    batch = "GB('ShardsIDReader').map(lambda x: execute('SET', 'k:1', 'v')).run()"
+    write = "GB('ShardsIDReader').map(lambda x: execute('SET', 'k:1', 'v'))"
+    batch = f"{write}.run(mode='async_local')"
     results, seconds = timed(limited.results, batch)
     assert results == ["OK"]
     in_time(seconds)

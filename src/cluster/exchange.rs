@@ -64,6 +64,9 @@ impl Attendance {
 
     /// Which slot has another owner now, if any.
     pub(super) fn moved(&self, now: &Topology) -> Option<String> {
+        if now.slots().digest() == self.slots.digest() {
+            return None;
+        }
         (0..SLOTS as u16).find_map(|slot| {
             let before = self.owner(slot);
             let after = now.owner(slot);

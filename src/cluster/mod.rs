@@ -31,7 +31,7 @@ use link::Link;
 use message::{Message, Prepare};
 use peers::Peers;
 
-use crate::engine::{Id, LogLevel, Parcel, Part, ShardId, Shards, SlotState, Team};
+use crate::engine::{Id, LogLevel, Parcel, Part, ShardId, Shards, Team};
 
 pub use calls::Answers;
 pub use message::PROTOCOL;
@@ -414,12 +414,10 @@ impl Cluster {
             let changed = parts
                 .values()
                 .filter(|part| part.slots.digest() != topology.slots().digest());
-            changed
-                .filter_map(|part| Some((part.part()?, part.moved(topology)?)))
-                .collect()
+            changed.filter_map(Attendance::part).collect()
         };
-        for (part, what) in hit {
-            part.moved(&what);
+        for part in hit {
+            part.moved();
         }
     }
 
@@ -517,12 +515,13 @@ impl Shards for Cluster {
         self.parts().remove(&id);
     }
 
-    fn slots(&self) -> SlotState {
-        let now = self.surroundings.topology();
-        now.map_or_else(SlotState::default, |now| SlotState {
-            digest: now.slots().digest(),
-            moving: now.moving(),
-        })
+    fn moved(&self, id: Id) -> Option<String> {
+        let now = self.surroundings.topology()?;
+        if let Some(slot) = now.moving() {
+            return Some(format!("slot {slot} is on its way between two shards"));
+        }
+        let parts = self.parts();
+        parts.get(&id)?.moved(&now)
     }
 }
 

@@ -130,8 +130,8 @@ pub trait Part: Send + Sync {
     fn receive(&self, from: usize, parcels: Vec<Parcel>);
     /// Nothing comes from a shard any more.
     fn lost(&self, why: &str);
-    /// A slot has another owner than when it began.
-    fn moved(&self, what: &str);
+    /// Slots have other owners than when it began.
+    fn moved(&self);
     /// Whether the others are silent for too long.
     fn is_silent(&self, now: Instant) -> bool;
     /// Does what is to be done then; says who was silent if that ends it.
@@ -148,17 +148,9 @@ pub trait Shards: Send + Sync {
     fn attend(&self, id: Id, part: Weak<dyn Part>);
     /// They have not any more.
     fn leave(&self, id: Id);
-    /// How the slots are at this very moment.
-    fn slots(&self) -> SlotState;
-}
-
-/// How the slots of a cluster are.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct SlotState {
-    /// Equal while no slot has another owner.
-    pub digest: u64,
-    /// A slot of this shard that is on its way, if there is one.
-    pub moving: Option<u16>,
+    /// Which slot is not, or not for sure, where this execution takes it to be, if there is one. As
+    /// the server sees it at this very moment.
+    fn moved(&self, id: Id) -> Option<String>;
 }
 
 /// A server that is in no cluster.
@@ -178,8 +170,8 @@ impl Shards for Alone {
 
     fn leave(&self, _id: Id) {}
 
-    fn slots(&self) -> SlotState {
-        SlotState::default()
+    fn moved(&self, _id: Id) -> Option<String> {
+        None
     }
 }
 

@@ -23,7 +23,7 @@ use super::remote::{MAX_IDLE, Remote, Todo};
 use super::{
     Batch, Behalf, Caller, Chunk, Context, Error, Id, Language, Limits, Need, Next, Parcel, Part,
     Plan, Pool, ReadAhead, Reader, ReaderSpec, Readers, RecordError, Registration, Results, Shards,
-    SlotState, Source, Task, Team, Ticket,
+    Source, Task, Team, Ticket,
 };
 
 /// Records a generator yields in one attached section.
@@ -240,8 +240,8 @@ struct Work<L: Language> {
     begun: Option<Instant>,
     begins: Option<Begins>,
     read: Duration,
-    /// The slots when it began to read keys that other shards have as well.
-    slots: Option<SlotState>,
+    /// It reads keys, of which other shards read others.
+    reads_keys: bool,
     /// The cut that is behind this shard, and may not be behind all others.
     crossing: Option<usize>,
     aborted: bool,
@@ -295,7 +295,7 @@ impl<L: Language> Execution<L> {
             begun: None,
             begins: launch.begins,
             read: Duration::ZERO,
-            slots: None,
+            reads_keys: false,
             crossing: None,
             aborted: false,
         };
@@ -440,6 +440,7 @@ impl<L: Language> Execution<L> {
     }
 
     fn outcome_of(&self, work: &mut Work<L>) -> Outcome {
+        work.pipeline.results.fit();
         Outcome {
             results: std::mem::take(&mut work.pipeline.results),
             errors: std::mem::take(&mut work.pipeline.errors),
@@ -500,8 +501,10 @@ impl<L: Language> Execution<L> {
         }
         match std::mem::replace(&mut work.input, Input::Ended) {
             Input::Closed(spec, need) => {
-                if self.remote.is_some() && !matches!(spec, ReaderSpec::Stream { .. }) {
-                    work.slots = Some(self.machinery.shards.slots());
+                let of_stream = matches!(spec, ReaderSpec::Stream { .. });
+                work.reads_keys = self.remote.is_some() && !of_stream;
+                if self.find_moved(work) {
+                    return Turn::More;
                 }
                 work.input = Input::Feed(self.open(&spec, need));
                 Turn::More
@@ -519,7 +522,7 @@ impl<L: Language> Execution<L> {
                         if let Err(error) = end {
                             work.pipeline.fail(error);
                         }
-                        self.compare_slots(work);
+                        self.find_moved(work);
                         Turn::More
                     }
                     Fed::Later => {
@@ -568,7 +571,9 @@ impl<L: Language> Execution<L> {
         match remote.todo() {
             Todo::Own => {
                 work.pipeline.refresh();
-                self.look_at_slots(remote, work);
+                if remote.take_moved() {
+                    self.find_moved(work);
+                }
                 None
             }
             Todo::Take(batch) => {
@@ -599,37 +604,19 @@ impl<L: Language> Execution<L> {
         }
     }
 
-    /// All keys are read: whether they were where they are all the time.
-    fn compare_slots(&self, work: &mut Work<L>) {
-        let Some(before) = work.slots.take() else {
-            return;
-        };
-        let after = self.machinery.shards.slots();
-        let what = match (before.moving.or(after.moving), &self.remote) {
-            (Some(slot), _) => format!("slot {slot} is on its way to another shard"),
-            (None, _) if before.digest == after.digest => return,
-            (None, remote) => remote
-                .as_ref()
-                .and_then(|remote| remote.take_moved())
-                .unwrap_or_else(|| "slots moved while the execution ran".into()),
-        };
-        let text = format!("{what}: keys of it may be missing, or there twice");
-        work.pipeline.fail(RecordError::new(text));
-    }
-
-    /// Keys that moved while they are read may be read twice, or not at all.
-    fn look_at_slots(&self, remote: &Remote, work: &mut Work<L>) {
-        let reads = matches!(
-            &work.input,
-            Input::Feed(_)
-                | Input::Closed(ReaderSpec::Keys { .. } | ReaderSpec::KeyNames { .. }, _)
-        );
-        if reads && let Some(what) = remote.take_moved() {
+    /// Keys that move while they are read may be read twice, or not at all: whether some do.
+    fn find_moved(&self, work: &mut Work<L>) -> bool {
+        if !work.reads_keys {
+            return false;
+        }
+        let moved = self.machinery.shards.moved(self.id);
+        if let Some(what) = &moved {
+            work.reads_keys = false;
             let text = format!("{what}: keys of it may be missing, or there twice");
             work.pipeline.fail(RecordError::new(text));
-            work.slots = None;
             self.end_input(work);
         }
+        moved.is_some()
     }
 
     /// Takes in records of another shard.
@@ -886,9 +873,9 @@ impl<L: Language> Part for Execution<L> {
         self.notify();
     }
 
-    fn moved(&self, what: &str) {
+    fn moved(&self) {
         if let Some(remote) = &self.remote {
-            remote.moved(what);
+            remote.moved();
         }
     }
 

@@ -36,7 +36,7 @@ pub mod wire;
 
 pub use chunk::{Chunk, Mark};
 pub use error::{Error, RecordError};
-pub use exchange::{Alone, Batch, Body, Exchange, Packed, Parcel, Part, Shards, SlotState, Team};
+pub use exchange::{Alone, Batch, Body, Exchange, Packed, Parcel, Part, Shards, Team};
 pub use execution::{
     Abort, Begins, Execution, Launch, Listener, Machinery, Outcome, Snapshot, Status,
 };

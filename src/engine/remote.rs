@@ -49,7 +49,7 @@ struct State {
     /// All parts are.
     over: bool,
     failure: Option<String>,
-    moved: Option<String>,
+    moved: bool,
     stopped: bool,
     cuts: Vec<Cut>,
     /// Nothing to do here until somebody else says something.
@@ -115,7 +115,7 @@ impl Remote {
             done_here: false,
             over: false,
             failure: None,
-            moved: None,
+            moved: false,
             stopped: false,
             cuts: collects.iter().map(cut).collect(),
             waits: false,
@@ -265,17 +265,17 @@ impl Remote {
         news
     }
 
-    /// The slots are not what they were, for an execution that reads keys.
-    pub(super) fn moved(&self, what: &str) {
-        self.state().moved.get_or_insert_with(|| what.to_owned());
+    /// The slots are not what they were.
+    pub(super) fn moved(&self) {
+        self.state().moved = true;
     }
 
-    /// What became of the slots; once.
-    pub(super) fn take_moved(&self) -> Option<String> {
-        self.state().moved.take()
+    /// Whether that is news.
+    pub(super) fn take_moved(&self) -> bool {
+        std::mem::take(&mut self.state().moved)
     }
 
-    /// What is to be done. `reads` says whether there may be more to read here.
+    /// What is to be done.
     pub(super) fn todo(&self) -> Todo {
         let mut state = self.state();
         state.waits = false;

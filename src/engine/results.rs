@@ -60,6 +60,13 @@ impl Results {
         self.bytes.len()
     }
 
+    /// Gives back room that is not used, if it is much.
+    pub fn fit(&mut self) {
+        if self.bytes.capacity() - self.bytes.len() > MUCH {
+            self.bytes.shrink_to_fit();
+        }
+    }
+
     /// The elements, for [`Results::from_bytes`].
     pub fn into_bytes(self) -> Vec<u8> {
         self.bytes
