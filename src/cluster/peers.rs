@@ -38,6 +38,29 @@ struct Hello<'a> {
     language: &'a [u8],
 }
 
+impl Hello<'_> {
+    /// Why this shard, which runs `language`, and that one do not understand each other.
+    fn mismatch(&self, language: &str) -> Option<String> {
+        let text = |word: &[u8]| String::from_utf8_lossy(word).into_owned();
+        let version = env!("CARGO_PKG_VERSION");
+        if self.protocol != PROTOCOL.to_string().as_bytes() {
+            return Some(format!(
+                "MISMATCH it runs geartrain {version} with protocol {PROTOCOL}, the other shard \
+                 geartrain {} with protocol {}: run the same version on all shards",
+                text(self.version),
+                text(self.protocol)
+            ));
+        }
+        (self.language != language.as_bytes()).then(|| {
+            format!(
+                "MISMATCH it runs {language}, the other shard {}: functions can only be sent between \
+                 shards with the same one",
+                text(self.language)
+            )
+        })
+    }
+}
+
 /// What becomes of a message.
 #[derive(Debug, PartialEq, Eq)]
 enum Fate {
@@ -127,34 +150,13 @@ impl Cluster {
         if !self.peers().take_token(shard, hello.token, Instant::now()) {
             return Err("NOTPEER only other shards of the cluster say RG.HELLO".into());
         }
-        self.check(&hello)?;
+        if let Some(mismatch) = hello.mismatch(&self.language) {
+            return Err(mismatch);
+        }
         if self.peers().admit(shard, client, hello.run_id) {
             self.lost(shard, &format!("shard {shard} was restarted"));
         }
         Ok(self.run_id())
-    }
-
-    /// Whether this shard and that one understand each other.
-    fn check(&self, hello: &Hello<'_>) -> Result<(), String> {
-        let text = |word: &[u8]| String::from_utf8_lossy(word).into_owned();
-        if hello.protocol != PROTOCOL.to_string().as_bytes() {
-            return Err(format!(
-                "MISMATCH it runs geartrain {} with protocol {PROTOCOL}, the other shard geartrain {} \
-                 with protocol {}: run the same version on all shards",
-                env!("CARGO_PKG_VERSION"),
-                text(hello.version),
-                text(hello.protocol)
-            ));
-        }
-        if hello.language != self.language.as_bytes() {
-            return Err(format!(
-                "MISMATCH it runs {}, the other shard {}: functions can only be sent between shards \
-                 with the same one",
-                self.language,
-                text(hello.language)
-            ));
-        }
-        Ok(())
     }
 
     /// `RG.INNERMSGCOMMAND sender run-id function payload number`. Returns the status.
@@ -231,6 +233,26 @@ mod tests {
         assert!(!peers.take_token(shard(b'a'), token.as_bytes(), now + GOOD_FOR));
         peers.token_for(shard(b'a'), now);
         assert!(!peers.take_token(shard(b'a'), b"", now));
+    }
+
+    #[test]
+    fn shards_of_other_versions_are_told_what_differs() {
+        let hello = |protocol, language| Hello {
+            protocol,
+            id: b"",
+            run_id: b"",
+            token: b"",
+            version: b"9.8.7",
+            language,
+        };
+        let here = "python 3.11";
+        let protocol = PROTOCOL.to_string();
+        let same = hello(protocol.as_bytes(), here.as_bytes());
+        assert_eq!(same.mismatch(here), None);
+        let newer = hello(b"99", here.as_bytes()).mismatch(here);
+        assert!(newer.is_some_and(|text| text.contains("geartrain 9.8.7 with protocol 99")));
+        let other = hello(protocol.as_bytes(), b"python 3.13").mismatch(here);
+        assert!(other.is_some_and(|text| text.contains("python 3.13") && text.contains(here)));
     }
 
     #[test]
