@@ -582,7 +582,7 @@ impl<L: Language> Execution<L> {
             }
             Todo::Wait => Some(Turn::Wait),
             Todo::Over => {
-                if remote.team.is_initiator() {
+                if remote.team.is_initiator() && self.kept.load(Ordering::Relaxed) {
                     remote.tell_all(&Parcel::Terminate);
                 }
                 Some(Turn::End)
@@ -648,9 +648,19 @@ impl<L: Language> Execution<L> {
         match flushed {
             Flushed::Some => {}
             Flushed::Cut(cut) => work.crossing = Some(cut),
-            Flushed::All => remote.done_here(),
+            Flushed::All => {
+                remote.done_here();
+                if self.ends_alone(remote) {
+                    return Turn::End;
+                }
+            }
         }
         Turn::More
+    }
+
+    /// Whether nobody can ask for what this part came to: then it need not wait for the others.
+    fn ends_alone(&self, remote: &Remote) -> bool {
+        !remote.team.is_initiator() && !self.kept.load(Ordering::Relaxed)
     }
 
     /// Feeds the only chunk there is, and flushes.

@@ -7,7 +7,7 @@
 //!   Run      ----------------------->  (when all are ready)
 //!   Records, End, Enough, Credit <-->  between any two
 //!            <-----------------------  Finished
-//!   Terminate ---------------------->  (when all have finished)
+//!   Terminate ---------------------->  (when all have finished, if results are kept)
 //! ```
 //!
 //! So nothing runs anywhere unless it can run everywhere, and nobody is done before all are. A cut
