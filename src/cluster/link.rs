@@ -3,7 +3,8 @@
 //! Messages are numbered and wait until the shard has acknowledged them. After a break all that wait
 //! are sent again, in order, and the shard ignores those that it had already. A shard that was
 //! restarted knows nothing of what was said before: what waits for it is dropped, and whoever counts
-//! on it is told.
+//! on it is told. A link has a name of its own, under which its messages are numbered: one that is
+//! made anew, because the shard was away or elsewhere, begins anew.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,7 +24,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, interval, sleep, timeout};
 
 use super::message::{Message, PROTOCOL};
-use super::{Access, Cluster, Shard, Tls};
+use super::{Access, Cluster, Shard, Tls, random_id};
 use crate::engine::LogLevel;
 
 /// A shard that does not answer for so long is connected to anew.
@@ -91,6 +92,7 @@ impl Link {
             cluster: cluster.clone(),
             messages,
             waiting: VecDeque::new(),
+            name: random_id(),
             next: 0,
             run_id: None,
             trouble: None,
@@ -137,6 +139,8 @@ struct Driver {
     cluster: Weak<Cluster>,
     messages: UnboundedReceiver<Message>,
     waiting: VecDeque<Sent>,
+    /// What its messages are numbered under.
+    name: String,
     next: u64,
     run_id: Option<String>,
     /// Since when it can not be talked to.
@@ -253,7 +257,7 @@ impl Driver {
             .arg("RG.HELLO")
             .arg(PROTOCOL)
             .arg(cluster.me().as_str());
-        hello.arg(cluster.run_id()).arg(token);
+        hello.arg(&self.name).arg(token);
         hello.arg(env!("CARGO_PKG_VERSION")).arg(cluster.language());
         drop(cluster);
         match connection.send_packed_command(&hello).await {
@@ -382,7 +386,7 @@ impl Driver {
         let payload = sent.message.encode();
         if let Some(cluster) = self.cluster.upgrade() {
             cluster.count(payload.len());
-            command.arg(cluster.me().as_str()).arg(cluster.run_id());
+            command.arg(cluster.me().as_str()).arg(&self.name);
         }
         command.arg(sent.message.function());
         command.arg(payload).arg(sent.number);

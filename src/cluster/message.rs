@@ -1,7 +1,7 @@
 //! What shards say to each other, as bytes.
 //!
 //! ```text
-//! RG.INNERMSGCOMMAND <sender> <run id> <function> <payload> <number>
+//! RG.INNERMSGCOMMAND <sender> <link> <function> <payload> <number>
 //!
 //! parcels = shard(40) number(u64) parcel*          of one execution, by its id
 //! parcel  = length(u32 of what follows) tag(u8) rest

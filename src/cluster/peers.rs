@@ -23,7 +23,8 @@ pub(super) struct Peers {
 struct Peer {
     /// The connection that it speaks over.
     client: u64,
-    run_id: Vec<u8>,
+    /// Its link, under which it numbers its messages.
+    link: Vec<u8>,
     /// The number of the last message.
     last: Option<u64>,
 }
@@ -32,7 +33,7 @@ struct Peer {
 struct Hello<'a> {
     protocol: &'a [u8],
     id: &'a [u8],
-    run_id: &'a [u8],
+    link: &'a [u8],
     token: &'a [u8],
     version: &'a [u8],
     language: &'a [u8],
@@ -86,14 +87,14 @@ impl Peers {
         })
     }
 
-    /// A shard speaks over this connection from now on. Whether it is not the process that it was.
-    fn admit(&mut self, shard: ShardId, client: u64, run_id: &[u8]) -> bool {
+    /// A shard speaks over this connection from now on. Whether it begins anew.
+    fn admit(&mut self, shard: ShardId, client: u64, link: &[u8]) -> bool {
         let before = self.known.remove(&shard);
-        let same = before.as_ref().is_some_and(|peer| peer.run_id == run_id);
+        let same = before.as_ref().is_some_and(|peer| peer.link == link);
         let last = before.as_ref().filter(|_| same).and_then(|peer| peer.last);
         let peer = Peer {
             client,
-            run_id: run_id.to_vec(),
+            link: link.to_vec(),
             last,
         };
         self.known.insert(shard, peer);
@@ -101,11 +102,11 @@ impl Peers {
     }
 
     /// Counts a message.
-    fn hear(&mut self, shard: ShardId, client: u64, run_id: &[u8], number: u64) -> Fate {
+    fn hear(&mut self, shard: ShardId, client: u64, link: &[u8], number: u64) -> Fate {
         let Some(peer) = self.known.get_mut(&shard) else {
             return Fate::Stranger;
         };
-        if peer.client != client || peer.run_id != run_id {
+        if peer.client != client || peer.link != link {
             return Fate::Stranger;
         }
         if peer.last.is_some_and(|last| number <= last) {
@@ -135,13 +136,13 @@ impl Cluster {
         if self.topology().is_none() {
             return Err("ERRCLUSTER NULL cluster state on hello msg".into());
         }
-        let &[protocol, id, run_id, token, version, language] = words else {
+        let &[protocol, id, link, token, version, language] = words else {
             return Err("NOTPEER only other shards of the cluster say RG.HELLO".into());
         };
         let hello = Hello {
             protocol,
             id,
-            run_id,
+            link,
             token,
             version,
             language,
@@ -153,8 +154,9 @@ impl Cluster {
         if let Some(mismatch) = hello.mismatch(&self.language) {
             return Err(mismatch);
         }
-        if self.peers().admit(shard, client, hello.run_id) {
-            self.lost(shard, &format!("shard {shard} was restarted"));
+        if self.peers().admit(shard, client, hello.link) {
+            let why = format!("shard {shard} was restarted, or left the cluster and came back");
+            self.lost(shard, &why);
         }
         Ok(self.run_id())
     }
@@ -164,7 +166,7 @@ impl Cluster {
         if self.topology().is_none() {
             return Err("ERRCLUSTER NULL cluster state".into());
         }
-        let &[sender, run_id, function, payload, number] = words else {
+        let &[sender, link, function, payload, number] = words else {
             return Err("ERR wrong number of words".into());
         };
         let number = std::str::from_utf8(number)
@@ -173,7 +175,7 @@ impl Cluster {
         let number: u64 = number.ok_or("bad msg id given")?;
         let shard = ShardId::parse(sender);
         let fate = shard.map_or(Fate::Stranger, |shard| {
-            self.peers().hear(shard, client, run_id, number)
+            self.peers().hear(shard, client, link, number)
         });
         let shard = match fate {
             Fate::New(shard) => shard,
@@ -240,7 +242,7 @@ mod tests {
         let hello = |protocol, language| Hello {
             protocol,
             id: b"",
-            run_id: b"",
+            link: b"",
             token: b"",
             version: b"9.8.7",
             language,
@@ -265,11 +267,11 @@ mod tests {
         assert_eq!(peers.hear(a, 1, run, 0), Fate::Duplicate);
         assert_eq!(peers.hear(a, 2, run, 1), Fate::Stranger);
         assert_eq!(peers.hear(shard(b'b'), 1, run, 1), Fate::Stranger);
-        // The same process over a new connection.
+        // The same link over a new connection.
         assert!(!peers.admit(a, 2, run));
         assert_eq!(peers.hear(a, 2, run, 0), Fate::Duplicate);
         assert_eq!(peers.hear(a, 1, run, 1), Fate::Stranger);
-        // Another process.
+        // Another link.
         assert!(peers.admit(a, 3, b"other"));
         assert_eq!(peers.hear(a, 3, b"other", 0), Fate::New(a));
     }

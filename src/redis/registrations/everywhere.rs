@@ -22,6 +22,9 @@ use crate::redis::raw;
 /// What was verified and is not applied after so long never will be.
 const HELD: Duration = Duration::from_secs(120);
 
+/// More functions than this may take long to unpack.
+const MANY: usize = 100;
+
 /// Registrations of another shard that were verified here.
 pub(super) struct Held {
     bundle: BundleWire,
@@ -112,7 +115,7 @@ impl Registrations {
             return applied;
         }
         let question = Question::Apply(transaction);
-        for (shard, answer) in self.ask(module, &question) {
+        for (shard, answer) in self.ask(module, &question, bundle.add.len()) {
             // It was verified: a shard that fails now has gone, and learns of it when it is back.
             if let Err(error) = answer {
                 let text = format!("shard {shard} will get registrations later: {error}");
@@ -144,7 +147,7 @@ impl Registrations {
             bundle: bundle.clone(),
         };
         let refused: Vec<_> = self
-            .ask(module, &question)
+            .ask(module, &question, bundle.add.len())
             .into_iter()
             .filter_map(|(_, answer)| answer.err())
             .collect();
@@ -155,16 +158,22 @@ impl Registrations {
         }
     }
 
-    /// Asks all others and waits.
+    /// Asks all others about so many functions, and waits.
     fn ask(
         &self,
         module: &'static crate::redis::Module,
         question: &Question,
+        functions: usize,
     ) -> Vec<(ShardId, Result<Vec<u8>, String>)> {
         let (send, receive) = mpsc::channel();
+        let most = if functions > MANY {
+            self.settings.max_install_idle()
+        } else {
+            self.settings.max_idle()
+        };
         module.ask_all_for(
             question,
-            self.settings.max_install_idle(),
+            most,
             Box::new(move |answers| {
                 let _ = send.send(answers);
             }),
