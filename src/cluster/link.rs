@@ -24,8 +24,8 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, interval, sleep, timeout};
 
 use super::message::{Message, PROTOCOL};
-use super::{Access, Cluster, Shard, Tls, random_id};
-use crate::engine::LogLevel;
+use super::{Access, Cluster, Shard, Tls};
+use crate::engine::{LogLevel, random_id};
 
 /// A shard that does not answer for so long is connected to anew.
 const SILENCE: Duration = Duration::from_secs(2);

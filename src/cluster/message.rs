@@ -6,7 +6,7 @@
 //! parcels = shard(40) number(u64) parcel*          of one execution, by its id
 //! parcel  = length(u32 of what follows) tag(u8) rest
 //! rest    = cut(u32) native chunk                  Records of the server
-//!         | cut(u32) keyed(u8) packed values       Records
+//!         | cut(u32) keyed(u8) number(u64) packed values
 //!         | cut(u32) [batches(u32)] | text         the others
 //! ask     = call(u64) question     answer = call(u64) ok(u8) text
 //! prepare, tell = MessagePack
@@ -177,10 +177,11 @@ fn encode_parcel(out: &mut Vec<u8>, parcel: &Parcel) {
                 cut(out, NATIVE, batch.cut);
                 chunk.encode(out);
             }
-            Body::Values { bytes, keyed } => {
-                out.reserve(bytes.len() + 4);
+            Body::Values { bytes, len, keyed } => {
+                out.reserve(bytes.len() + 16);
                 cut(out, VALUES, batch.cut);
                 out.push((*keyed).into());
+                out.extend_from_slice(&(*len as u64).to_le_bytes());
                 out.extend_from_slice(bytes);
             }
             Body::Errors(errors) => {
@@ -242,9 +243,14 @@ fn decode_parcel(bytes: &[u8]) -> Option<Parcel> {
         }
         VALUES => {
             let (cut, rest) = cut()?;
-            let (&keyed, bytes) = rest.split_first()?;
-            let (bytes, keyed) = (bytes.to_vec(), keyed != 0);
-            records(cut, Body::Values { bytes, keyed })
+            let (&keyed, rest) = rest.split_first()?;
+            let (len, bytes) = self::number(rest)?;
+            let body = Body::Values {
+                bytes: bytes.to_vec(),
+                len: usize::try_from(len).ok()?,
+                keyed: keyed != 0,
+            };
+            records(cut, body)
         }
         ERRORS => {
             let (cut, mut rest) = cut()?;
@@ -292,6 +298,7 @@ mod tests {
             batch(Body::Native(chunk)),
             batch(Body::Values {
                 bytes: vec![1, 2, 3],
+                len: 2,
                 keyed: true,
             }),
             batch(Body::Errors(vec!["one".into(), String::new(), "é".into()])),

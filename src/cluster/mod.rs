@@ -31,7 +31,7 @@ use link::Link;
 use message::{Message, Prepare};
 use peers::Peers;
 
-use crate::engine::{Id, LogLevel, Parcel, Part, ShardId, Shards, Team};
+use crate::engine::{self, Id, LogLevel, Parcel, Part, ShardId, Shards, Team};
 
 pub use calls::Answers;
 pub use message::PROTOCOL;
@@ -163,7 +163,7 @@ impl Cluster {
             .build()?;
         let (events, queue) = unbounded_channel();
         let cluster = Arc::new_cyclic(|this| Self {
-            run_id: random_id(),
+            run_id: engine::random_id(),
             language,
             surroundings,
             station,
@@ -370,9 +370,12 @@ impl Cluster {
         others.map(|shard| shard.id).collect()
     }
 
-    /// Asks all others; `done` gets what they answer, in the order in which they do.
+    /// Asks all others that have slots; `done` gets what they answer, in the order in which they do.
     pub fn ask_all(&self, question: &[u8], most: Duration, done: Answers) {
-        let others = self.other_ids();
+        let others: Vec<_> = self.topology().map_or_else(Vec::new, |topology| {
+            let ids = topology.shards().iter().map(|shard| shard.id);
+            ids.filter(|&id| id != topology.me).collect()
+        });
         self.ask(&others, question, most, done);
     }
 
@@ -472,13 +475,6 @@ async fn serve(cluster: Weak<Cluster>, mut events: UnboundedReceiver<Event>) {
             },
         }
     }
-}
-
-/// Forty random characters.
-pub fn random_id() -> String {
-    let mut id = uuid::Uuid::new_v4().simple().to_string();
-    id.push_str(&uuid::Uuid::new_v4().simple().to_string()[..8]);
-    id
 }
 
 impl Shards for Cluster {

@@ -6,9 +6,9 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use super::Cluster;
 use super::message::{Message, PROTOCOL};
-use super::{Cluster, random_id};
-use crate::engine::{LogLevel, ShardId};
+use crate::engine::{LogLevel, ShardId, random_id};
 
 /// A token is good for so long.
 const GOOD_FOR: Duration = Duration::from_secs(10);

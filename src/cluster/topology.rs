@@ -48,6 +48,8 @@ pub struct Topology {
     pub me: ShardId,
     /// All masters that have slots, and this one in any case, by id.
     shards: Vec<Shard>,
+    /// Other masters, which have no slots: they may run functions too, and get registrations.
+    idle: Vec<Shard>,
     slots: Slots,
     /// A slot that comes to this shard or leaves it just now.
     moving: Option<u16>,
@@ -76,7 +78,12 @@ impl Topology {
     /// The cluster of these masters. A shard that is named twice has the slots of both.
     pub fn new(me: ShardId, masters: impl IntoIterator<Item = Shard>) -> Self {
         let mut shards: Vec<Shard> = Vec::new();
+        let mut idle: Vec<Shard> = Vec::new();
         for master in masters {
+            if master.ranges.is_empty() {
+                idle.push(master);
+                continue;
+            }
             match shards.iter_mut().find(|shard| shard.id == master.id) {
                 Some(shard) => shard.ranges.extend(master.ranges),
                 None => shards.push(master),
@@ -84,13 +91,15 @@ impl Topology {
         }
         if !shards.iter().any(|shard| shard.id == me) {
             // It may run functions before it has data.
-            shards.push(Shard {
+            let known = idle.iter().find(|shard| shard.id == me);
+            shards.push(known.cloned().unwrap_or(Shard {
                 id: me,
                 host: String::new(),
                 port: 0,
                 ranges: Vec::new(),
-            });
+            }));
         }
+        idle.retain(|shard| shard.id != me);
         shards.sort_by_key(|shard| shard.id);
         for shard in &mut shards {
             shard.ranges.sort_unstable();
@@ -103,6 +112,7 @@ impl Topology {
         Self {
             me,
             shards,
+            idle,
             slots,
             moving: None,
             tag: OnceLock::new(),
@@ -135,7 +145,9 @@ impl Topology {
                 moving = slots.iter().find_map(|word| parse_moving(word));
             }
             let ranges: Vec<_> = slots.into_iter().filter_map(parse_range).collect();
-            if is("master") && !ranges.is_empty() {
+            // One that has failed and left nothing behind is gone.
+            let gone = is("fail") || is("noaddr") || is("handshake");
+            if is("master") && !(ranges.is_empty() && gone) {
                 let (host, port) = parse_address(address, tls)?;
                 masters.push(Shard {
                     id,
@@ -145,9 +157,10 @@ impl Topology {
                 });
             }
         }
+        let me = me?;
         Some(Self {
             moving,
-            ..Self::new(me?, masters)
+            ..Self::new(me, masters)
         })
     }
 
@@ -156,15 +169,15 @@ impl Topology {
         self.moving
     }
 
-    /// The shards, by id.
+    /// Those that run what starts here, by id: the shards with slots, and this one.
     pub fn shards(&self) -> &[Shard] {
         &self.shards
     }
 
     /// The shard of this id.
     pub fn shard(&self, id: ShardId) -> Option<&Shard> {
-        let at = self.shards.binary_search_by_key(&id, |shard| shard.id);
-        at.ok().and_then(|at| self.shards.get(at))
+        let mut all = self.shards.iter().chain(&self.idle);
+        all.find(|shard| shard.id == id)
     }
 
     /// A text that in braces hashes to the first slot of this shard; to the first of all if it has none.
@@ -180,9 +193,10 @@ impl Topology {
         self.shards.len() > 1
     }
 
-    /// All shards but this one.
+    /// All masters but this one, with slots or without.
     pub fn others(&self) -> impl Iterator<Item = &Shard> {
-        self.shards.iter().filter(|shard| shard.id != self.me)
+        let with_slots = self.shards.iter().filter(|shard| shard.id != self.me);
+        with_slots.chain(&self.idle)
     }
 
     /// The owners of the slots.
@@ -399,13 +413,15 @@ mod tests {
 
     #[test]
     fn a_file_of_nodes_is_read() {
-        let [a, b, c, d] = [b'a', b'b', b'c', b'd'].map(|letter| id(letter).to_string());
+        let letters = [b'a', b'b', b'c', b'd', b'e'];
+        let [a, b, c, d, e] = letters.map(|letter| id(letter).to_string());
         let file = format!(
             "{a} 127.0.0.1:7001@17001,,shard-id=x,tls-port=8001 myself,master - 0 0 1 connected \
              0-100 102 [93->-{b}] [94-<-{b}]\n\
              {b} ::1:7002@17002,host.name master,fail - 1 2 3 disconnected 101 103-16383\n\
              {c} 10.0.0.3:7003@17003 slave {a} 1 2 3 connected\n\
              {d} :0@0 master,noaddr - 1 2 3 disconnected\n\
+             {e} 127.0.0.1:7005@17005 master - 1 2 3 connected\n\
              vars currentEpoch 6 lastVoteEpoch 0\n"
         );
         let topology = Topology::parse(&file, false).expect("this server is in it");
@@ -417,6 +433,8 @@ mod tests {
             format!("shard {b} ([::1]:7002)"),
         ];
         assert_eq!(shards, want);
+        let others: Vec<_> = topology.others().map(|shard| shard.id).collect();
+        assert_eq!(others, [id(b'b'), id(b'e')]);
         assert_eq!(topology.owner(102), Some(id(b'a')));
         assert_eq!(topology.owner(101), Some(id(b'b')));
         let tls = Topology::parse(&file, true).expect("this server is in it");

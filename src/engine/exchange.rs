@@ -24,6 +24,8 @@ pub enum Body {
     Values {
         /// Packed.
         bytes: Vec<u8>,
+        /// How many, keys included.
+        len: usize,
         /// Whether each has the key that it moved by before it.
         keyed: bool,
     },

@@ -37,6 +37,13 @@ impl fmt::Debug for ShardId {
     }
 }
 
+/// Forty random characters that nobody can guess.
+pub fn random_id() -> String {
+    let mut id = uuid::Uuid::new_v4().simple().to_string();
+    id.push_str(&uuid::Uuid::new_v4().simple().to_string()[..8]);
+    id
+}
+
 /// Names one execution, or one registration, on all shards.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Id {
@@ -71,6 +78,14 @@ impl fmt::Display for Id {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn random_ids_are_forty_hexadecimal_characters() {
+        let id = random_id();
+        assert_eq!(id.len(), SHARD_LEN);
+        let hexadecimal = |c: u8| c.is_ascii_hexdigit() && !c.is_ascii_uppercase();
+        assert!(id.bytes().all(hexadecimal), "{id}");
+    }
 
     #[test]
     fn an_id_reads_what_it_writes() {

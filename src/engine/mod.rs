@@ -41,7 +41,7 @@ pub use execution::{
     Abort, Begins, Execution, Launch, Listener, Machinery, Outcome, Snapshot, Status,
 };
 pub use host::{Caller, Command, Environment, Host, LogLevel, Reply};
-pub use id::{Id, ShardId};
+pub use id::{Id, ShardId, random_id};
 pub use lane::Lane;
 pub use language::{
     Behalf, Calls, Context, Function, Groups, Hint, Language, Many, Next, Ticket, Values,

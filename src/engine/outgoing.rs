@@ -194,8 +194,8 @@ impl<L: Language> Outgoing<L> {
         let each = (packed.bytes.len() / packed.len).max(1);
         out.most = (SIZE / each).clamp(1, MOST);
         let keyed = pending.keyed;
-        let bytes = packed.bytes;
-        let body = Body::Values { bytes, keyed };
+        let (bytes, len) = (packed.bytes, packed.len);
+        let body = Body::Values { bytes, len, keyed };
         self.remote.send(to, Batch { cut, body });
     }
 

@@ -407,10 +407,17 @@ impl<L: Language> Pipeline<L> {
                     self.push(s, entry, Moving::Native(&record, Raw { chunk, bytes }));
                 }
             }
-            Body::Values { bytes, keyed } => {
+            Body::Values { bytes, len, keyed } => {
                 let values = match L::unpack(s, &bytes) {
                     Ok(values) => values,
-                    Err(error) => return self.fail_at(entry, error),
+                    Err(error) => {
+                        let records = if keyed { len / 2 } else { len };
+                        let text = format!(
+                            "{records} records of another shard can not be read: {}",
+                            error.text
+                        );
+                        return self.fail_at(entry, RecordError::new(text));
+                    }
                 };
                 let mut values = values.into_iter();
                 while let Some(value) = values.next() {

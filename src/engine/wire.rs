@@ -59,6 +59,9 @@ pub struct SessionWire {
     pub language: String,
     /// The version of the module that shipped them.
     pub module: String,
+    /// Tells it from others of the same id, of which code runs at the same time or ran before.
+    #[serde(default)]
+    pub instance: String,
 }
 
 /// A plan.

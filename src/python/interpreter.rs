@@ -14,6 +14,7 @@ use super::link::{self, Allocator};
 use super::session::{Current, Session, TopLevel, bind, change_current};
 use crate::engine::{
     Behalf, Change, Environment, Execution, Host, Language, LogLevel, Registrar, Registry, Ticket,
+    random_id,
 };
 
 const PRELUDE: &str = include_str!("../../python/prelude/builder.py");
@@ -154,7 +155,7 @@ pub(crate) fn run_script(script: Script) -> Result<ScriptEnd, String> {
             user,
             replaces,
         } = script;
-        let session = Session::open(py, id, description, user, source)
+        let session = Session::open(py, id, description, user, source, random_id())
             .map_err(|error| error_text(py, &error))?;
         let globals = session.globals(py).ok_or("the session is gone")?;
         let top_level = Arc::new(TopLevel::new(replaces));

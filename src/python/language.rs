@@ -186,10 +186,7 @@ impl Values for Cpython {
     }
 
     fn unpack(py: Python<'_>, bytes: &[u8]) -> Result<Vec<Py<PyAny>>, RecordError> {
-        packing::unpack(py, bytes).map_err(|error| {
-            let error = record_error(py, error).text;
-            RecordError::new(format!("records of another shard can not be read: {error}"))
-        })
+        packing::unpack(py, bytes).map_err(|error| record_error(py, error))
     }
 
     fn emit(py: Python<'_>, record: Py<PyAny>, results: &mut Results) -> Result<(), RecordError> {

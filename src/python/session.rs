@@ -36,6 +36,8 @@ pub(crate) struct Session {
     pub(super) user: String,
     /// The script.
     source: Vec<u8>,
+    /// Tells it from others of the same id.
+    instance: String,
     /// The globals of its script, shared by all its callbacks.
     globals: Option<Py<PyDict>>,
     /// Attached sections by ticket, with the thread that runs them.
@@ -50,6 +52,7 @@ impl Session {
         description: Option<String>,
         user: String,
         source: Vec<u8>,
+        instance: String,
     ) -> PyResult<Arc<Self>> {
         let globals = prototype(py)?.copy()?;
         prelude(py, "_own_classes")?.call1((&globals,))?;
@@ -58,6 +61,7 @@ impl Session {
             description,
             user,
             source,
+            instance,
             globals: Some(globals.clone().unbind()),
             running: Mutex::default(),
         });
@@ -73,6 +77,11 @@ impl Session {
     /// With whose rights it runs.
     pub(crate) fn user_name(&self) -> &str {
         &self.user
+    }
+
+    /// Whether it is what was shipped, here or before.
+    pub(crate) fn is_of(&self, wire: &SessionWire) -> bool {
+        self.id == wire.id && self.user == wire.user && self.instance == wire.instance
     }
 
     /// What the user says of it.
@@ -110,6 +119,7 @@ impl Session {
             requirements: Vec::new(),
             language: shipping::language_of(py),
             module: env!("CARGO_PKG_VERSION").into(),
+            instance: self.instance.clone(),
         }
     }
 

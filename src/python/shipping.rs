@@ -225,6 +225,7 @@ pub(crate) fn receive_session(wire: &SessionWire) -> Result<Arc<Session>, String
             wire.description.clone(),
             wire.user.clone(),
             wire.source.to_vec(),
+            wire.instance.clone(),
         );
         session.map_err(|error| error_text(py, &error))
     })

@@ -274,7 +274,7 @@ fn access(server: Server, settings: &Settings) -> Access {
 /// What this shard does when others ask.
 struct Here;
 
-/// Sessions of runs that other shards started, for as long as somebody uses them.
+/// Sessions of runs that other shards started, by instance, for as long as somebody uses them.
 static RECEIVED: Mutex<Option<HashMap<String, Weak<Session>>>> = Mutex::new(None);
 
 /// The session of a run: the one with registrations here, that of another run, or a new one.
@@ -286,8 +286,8 @@ fn session_of(linked: Option<Arc<Session>>, wire: &SessionWire) -> Result<Arc<Se
         let mut received = RECEIVED.lock().unwrap_or_else(PoisonError::into_inner);
         let received = received.get_or_insert_default();
         received.retain(|_, session| session.strong_count() > 0);
-        let session = received.get(&wire.id).and_then(Weak::upgrade);
-        session.filter(|session| session.user_name() == wire.user)
+        let session = received.get(&wire.instance).and_then(Weak::upgrade);
+        session.filter(|session| session.is_of(wire))
     };
     if let Some(session) = known(wire) {
         return Ok(session);
@@ -295,7 +295,7 @@ fn session_of(linked: Option<Arc<Session>>, wire: &SessionWire) -> Result<Arc<Se
     let session = python::receive_session(wire)?;
     let mut received = RECEIVED.lock().unwrap_or_else(PoisonError::into_inner);
     let received = received.get_or_insert_default();
-    received.insert(wire.id.clone(), Arc::downgrade(&session));
+    received.insert(wire.instance.clone(), Arc::downgrade(&session));
     Ok(session)
 }
 
@@ -319,7 +319,7 @@ fn work(registrations: &Registrations, run: &[u8]) -> Result<Work, String> {
         }
         WhatWire::Plan { session, .. } => {
             let linked = registrations.linked_session(&session.id, None);
-            let linked = linked.filter(|linked| linked.user_name() == session.user);
+            let linked = linked.filter(|linked| linked.is_of(session));
             Ok(Work::Plan(run, linked))
         }
     }

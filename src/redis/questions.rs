@@ -200,7 +200,7 @@ impl Module {
                 }
             }
             Word::Has { version, digest } => {
-                if self.registrations.wants_from(&version, digest) {
+                if self.registrations.wants_from(from, &version, digest) {
                     self.fetch_registrations(from, version);
                 }
             }

@@ -1,6 +1,6 @@
 //! RG.PYEXECUTE: a script, and the function it builds.
 
-use crate::cluster;
+use crate::engine::random_id;
 use crate::python::{self, Script, ScriptEnd};
 use crate::redis::Module;
 use crate::redis::raw::{Args, BlockedClient, Ctx};
@@ -87,7 +87,7 @@ pub(super) fn pyexecute(module: &'static Module, ctx: Ctx<'_>, args: &Args<'_>) 
     let Ok(user) = String::from_utf8(ctx.user()) else {
         return ctx.error(b"NOPERM a user whose name is not UTF-8 can not run functions");
     };
-    let id = options.id.unwrap_or_else(cluster::random_id);
+    let id = options.id.unwrap_or_else(random_id);
     let (upgrade, replaces) = (options.upgrade, options.replaces);
     let refused = module
         .registrations
@@ -180,16 +180,6 @@ mod tests {
         assert_eq!(
             parse(&["REQUIREMENTS", "x"]).map(|o| o.later),
             Ok(Some("REQUIREMENTS"))
-        );
-    }
-
-    #[test]
-    fn random_ids_are_forty_hexadecimal_characters() {
-        let id = cluster::random_id();
-        assert_eq!(id.len(), 40);
-        assert!(
-            id.bytes()
-                .all(|c| c.is_ascii_hexdigit() && !c.is_ascii_uppercase())
         );
     }
 }

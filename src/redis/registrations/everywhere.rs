@@ -11,9 +11,8 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use super::{Function, Registrations};
-use crate::cluster::random_id;
 use crate::engine::wire::{BundleWire, RegistrationWire, SessionWire, Version, seal, unseal};
-use crate::engine::{Change, CommandTrigger, Id, LogLevel, ShardId, Trigger};
+use crate::engine::{Change, CommandTrigger, Id, LogLevel, ShardId, Trigger, random_id};
 use crate::python::{self, Cpython, Session};
 use crate::redis::MODULE;
 use crate::redis::questions::{Question, Word};
@@ -313,6 +312,45 @@ impl Registrations {
         })
     }
 
+    /// Where code on several shards registers the same name at once, that with the lowest id stays, on
+    /// all of them: the own registration that has to go for another one.
+    fn yields_to(&self, wire: &RegistrationWire) -> Option<Id> {
+        let Trigger::Command {
+            what: CommandTrigger::Named(name),
+            ..
+        } = &wire.trigger
+        else {
+            return None;
+        };
+        let state = self.state();
+        let own = state.triggers.get(name.as_bytes())?.function.id;
+        (own.to_string() > wire.id).then_some(own)
+    }
+
+    /// Makes registrations of others that are not to be refused; those that are go, with a line in the
+    /// log. The server lock is held.
+    fn join_if_free(&'static self, bundle: &mut BundleWire, made: Vec<Made>) -> usize {
+        let mut joining = Vec::new();
+        for one in made {
+            if let Some(own) = self.yields_to(&one.wire) {
+                bundle.remove.push(own.to_string());
+            } else if let Some(why) = self.refuse(&one.wire.trigger, &[], None) {
+                let id = &one.wire.id;
+                self.log(LogLevel::Warning, &format!("registration {id}: {why}"));
+                continue;
+            }
+            joining.push(one);
+        }
+        bundle.add = joining.iter().map(|one| one.wire.clone()).collect();
+        let changed = joining.len() + bundle.remove.len();
+        if changed > 0 {
+            self.join_made(bundle, joining);
+        } else if let Some(version) = &bundle.version {
+            self.adopt_version(version.clone());
+        }
+        changed
+    }
+
     /// Makes registrations. The server lock is held.
     fn join_made(&'static self, bundle: &BundleWire, made: Vec<Made>) {
         let ids = bundle.remove.iter();
@@ -334,17 +372,14 @@ impl Registrations {
     /// Registrations that code on another shard made while it ran.
     pub(in crate::redis) fn take_for_others(
         &'static self,
-        bundle: BundleWire,
+        mut bundle: BundleWire,
     ) -> Result<(), String> {
         let made = self.unpack(&bundle)?;
         self.lock.with(|_| {
             if raw::is_replica() || self.server.is_paused() {
                 return Err("nothing can be written now".to_owned());
             }
-            if let Some(why) = self.refuse_bundle(&bundle) {
-                return Err(why);
-            }
-            self.join_made(&bundle, made);
+            self.join_if_free(&mut bundle, made);
             Ok(())
         })
     }
@@ -390,7 +425,12 @@ impl Registrations {
 
     /// Whether another shard has registrations that are missing here, or newer ones. The server lock
     /// is held.
-    pub(in crate::redis) fn wants_from(&self, version: &Version, digest: u64) -> bool {
+    pub(in crate::redis) fn wants_from(
+        &self,
+        shard: ShardId,
+        version: &Version,
+        digest: u64,
+    ) -> bool {
         if raw::is_replica() || self.is_loading() {
             return false;
         }
@@ -399,7 +439,11 @@ impl Registrations {
             self.adopt_version(version.clone());
             return false;
         }
-        own.lineage != version.lineage || own.generation <= version.generation
+        // What gave nothing gives nothing again.
+        let asked = (own_digest, digest);
+        let before = self.state().asked.insert(shard, asked);
+        before != Some(asked)
+            && (own.lineage != version.lineage || own.generation <= version.generation)
     }
 
     /// Takes over the registrations of another shard: those it has come; those it has not go, if its
@@ -427,22 +471,15 @@ impl Registrations {
         let used = |session: &SessionWire| bundle.add.iter().any(|w| w.session == session.id);
         let sessions = std::mem::take(&mut bundle.sessions);
         bundle.sessions = sessions.into_iter().filter(used).collect();
-        let changed = bundle.add.len() + bundle.remove.len();
         let made = self.unpack(&bundle)?;
         self.lock.with(|_| {
             if raw::is_replica() || self.server.is_paused() {
                 return Err("nothing can be written now".to_owned());
             }
-            // Where both lines have the same name, the own function stays.
-            let made = made.into_iter().filter(|one| {
-                let refused = self.refuse(&one.wire.trigger, &[], None);
-                if let Some(why) = &refused {
-                    let id = &one.wire.id;
-                    self.log(LogLevel::Warning, &format!("registration {id}: {why}"));
-                }
-                newer || refused.is_none()
-            });
-            let made = made.collect();
+            if !newer {
+                return Ok(self.join_if_free(&mut bundle, made));
+            }
+            let changed = bundle.add.len() + bundle.remove.len();
             self.join_made(&bundle, made);
             Ok(changed)
         })

@@ -30,7 +30,7 @@ use super::reply;
 use crate::engine::wire::{RegistrationWire, RunWire, SessionWire, SourceWire, Version, WhatWire};
 use crate::engine::{
     Caller, Chunk, Command, Id, Lane, Launch, LogLevel, Mode, Registration, Registry, Reply,
-    Results, Source,
+    Results, ShardId, Source,
 };
 use crate::python::{Cpython, Session};
 
@@ -113,6 +113,8 @@ struct State {
     version: Version,
     /// Equal for equal registrations; made when somebody asks.
     digest: Option<u64>,
+    /// Digests, of the own registrations and of theirs, at which other shards were asked for all.
+    asked: HashMap<ShardId, (u64, u64)>,
     /// Registrations of other shards that were verified, by transaction.
     held: HashMap<String, Held>,
     /// Names of triggers that are kept free for a transaction.
