@@ -571,6 +571,10 @@ impl<L: Language> Execution<L> {
         match remote.todo() {
             Todo::Own => {
                 work.pipeline.refresh();
+                if work.pipeline.is_paused() {
+                    self.attach(|s| work.pipeline.resume(s));
+                    return Some(Turn::More);
+                }
                 if remote.take_moved() {
                     self.find_moved(work);
                 }
@@ -622,7 +626,12 @@ impl<L: Language> Execution<L> {
     /// Takes in records of another shard.
     fn arrive(&self, work: &mut Work<L>, batch: Batch) {
         work.pipeline.refresh();
-        self.attach(|s| work.pipeline.arrive(s, batch));
+        self.attach(|s| {
+            if work.pipeline.is_paused() {
+                work.pipeline.resume(s);
+            }
+            work.pipeline.arrive(s, batch);
+        });
     }
 
     /// Flushes as far as the other shards let it.
@@ -720,7 +729,8 @@ impl<L: Language> Execution<L> {
     fn generate(&self, pipeline: &mut Pipeline<L>, mut generator: L::Generator) -> Input<L> {
         self.attach(|s| {
             for _ in 0..SECTION {
-                if !pipeline.wants_more() || self.abort.load(Ordering::Relaxed) {
+                let stopped = self.abort.load(Ordering::Relaxed);
+                if stopped || !pipeline.wants_more() || pipeline.is_full() {
                     break;
                 }
                 L::breathe(s);

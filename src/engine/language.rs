@@ -136,7 +136,7 @@ pub trait Calls: Values {
     /// A callable.
     type Function: Function;
     /// Several records, to be passed on in this order.
-    type Several: Iterator<Item = Self::Object>;
+    type Several: Iterator<Item = Self::Object> + Send + Sync;
 
     /// `f(x)`
     fn map(

@@ -28,6 +28,8 @@ struct Cut<L: Language> {
     most: usize,
     /// This shard drops what comes.
     closed: bool,
+    /// There was no room for more when the last message went.
+    full: bool,
 }
 
 struct Pending<L: Language> {
@@ -59,6 +61,7 @@ impl<L: Language> Outgoing<L> {
                 to: (0..remote.team.size).map(pending).collect(),
                 most: FIRST,
                 closed: false,
+                full: false,
             })
         };
         Self {
@@ -110,7 +113,7 @@ impl<L: Language> Outgoing<L> {
         let to = self.initiator();
         if self.pending(cut, to).is_some() {
             let body = Body::Native(chunk.clone());
-            self.remote.send(to, Batch { cut, body });
+            self.send(to, Batch { cut, body });
         }
     }
 
@@ -169,7 +172,7 @@ impl<L: Language> Outgoing<L> {
             .and_then(|pending| pending.native.take());
         if let Some(chunk) = chunk {
             let body = Body::Native(chunk);
-            self.remote.send(to, Batch { cut, body });
+            self.send(to, Batch { cut, body });
         }
     }
 
@@ -196,7 +199,7 @@ impl<L: Language> Outgoing<L> {
         let keyed = pending.keyed;
         let (bytes, len) = (packed.bytes, packed.len);
         let body = Body::Values { bytes, len, keyed };
-        self.remote.send(to, Batch { cut, body });
+        self.send(to, Batch { cut, body });
     }
 
     /// Sends all that waits at a cut, and says that nothing more comes. Returns the errors that stay
@@ -216,6 +219,9 @@ impl<L: Language> Outgoing<L> {
             stay = failed.into_iter().map(RecordError::new).collect();
         }
         self.remote.end(cut, collects);
+        if let Some(cut) = self.cuts.get_mut(cut) {
+            cut.full = false;
+        }
         stay
     }
 
@@ -229,7 +235,7 @@ impl<L: Language> Outgoing<L> {
     fn send_errors(&mut self, cut: usize, errors: Vec<String>) {
         if !errors.is_empty() {
             let body = Body::Errors(errors);
-            self.remote.send(self.initiator(), Batch { cut, body });
+            self.send(self.initiator(), Batch { cut, body });
         }
     }
 
@@ -260,9 +266,23 @@ impl<L: Language> Outgoing<L> {
         errors
     }
 
-    /// Learns which shards want nothing more.
+    /// Whether a cut has no room for more.
+    pub(super) fn is_full(&self) -> bool {
+        self.cuts.iter().any(|cut| cut.full)
+    }
+
+    fn send(&mut self, to: usize, batch: Batch) {
+        let at = batch.cut;
+        let full = self.remote.send(to, batch);
+        if let Some(cut) = self.cuts.get_mut(at) {
+            cut.full = full;
+        }
+    }
+
+    /// Learns which shards want nothing more, and where there is room.
     pub(super) fn refresh(&mut self) {
         for (at, cut) in self.cuts.iter_mut().enumerate() {
+            cut.full = self.remote.is_full(at);
             for (pending, enough) in cut.to.iter_mut().zip(self.remote.enough(at)) {
                 pending.enough |= enough;
             }

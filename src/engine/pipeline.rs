@@ -4,6 +4,7 @@
 //! last step pulled: side effects of callbacks keep that order, an error stops the reading after
 //! the very record that failed, and `limit` reads one record more than it passes on.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -149,6 +150,20 @@ struct Raw<'a> {
     bytes: &'a [u8],
 }
 
+/// Records that wait for room at a cut, and the stage that they come to.
+enum Paused<L: Language> {
+    /// The rest of a chunk, from this record.
+    Chunk(usize, Chunk, usize),
+    /// The rest of what flatmap made of one.
+    Several(usize, <L as Calls>::Several),
+    /// The rest of a batch; with their keys before them.
+    Values {
+        at: usize,
+        values: std::vec::IntoIter<L::Object>,
+        keyed: bool,
+    },
+}
+
 /// What a flush came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Flushed {
@@ -177,6 +192,8 @@ pub(super) struct Pipeline<L: Language> {
     draining: Vec<(L::Object, L::Object)>,
     /// To other shards, if there are any.
     out: Option<Outgoing<L>>,
+    /// What is in the pipeline and can not go on before there is room; the first goes first.
+    paused: VecDeque<Paused<L>>,
     pub(super) results: Results,
     pub(super) errors: Vec<String>,
     errors_size: usize,
@@ -197,6 +214,7 @@ impl<L: Language> Pipeline<L> {
             crossed: false,
             draining: Vec::new(),
             out: None,
+            paused: VecDeque::new(),
             results: Results::default(),
             errors: Vec::new(),
             errors_size: 0,
@@ -368,12 +386,70 @@ impl<L: Language> Pipeline<L> {
             // As it is.
             return out.chunk(*cut, chunk);
         }
-        for (record, bytes) in chunk.records_with_bytes() {
-            if !self.wants_more() {
+        self.feed_from(s, 0, chunk, 0);
+    }
+
+    /// Pushes the records of a chunk from one on; they come to a stage.
+    fn feed_from(&mut self, s: L::Scope<'_>, at: usize, chunk: &Chunk, from: usize) {
+        let records = chunk.records_with_bytes().enumerate().skip(from);
+        for (position, (record, bytes)) in records {
+            if at == 0 && !self.wants_more() || self.is_closed(at) {
                 return;
             }
+            if self.is_full() {
+                let rest = Paused::Chunk(at, chunk.clone(), position);
+                return self.paused.push_back(rest);
+            }
             L::breathe(s);
-            self.push(s, 0, Moving::Native(&record, Raw { chunk, bytes }));
+            self.push(s, at, Moving::Native(&record, Raw { chunk, bytes }));
+        }
+    }
+
+    /// Whether a cut has no room for more.
+    pub(super) fn is_full(&self) -> bool {
+        self.out.as_ref().is_some_and(Outgoing::is_full)
+    }
+
+    /// Whether something in it waits for room.
+    pub(super) fn is_paused(&self) -> bool {
+        !self.paused.is_empty()
+    }
+
+    /// Goes on with what waited for room.
+    pub(super) fn resume(&mut self, s: L::Scope<'_>) {
+        let mut rest = std::mem::take(&mut self.paused);
+        while !self.is_full()
+            && let Some(paused) = rest.pop_front()
+        {
+            match paused {
+                Paused::Chunk(at, chunk, from) => self.feed_from(s, at, &chunk, from),
+                Paused::Several(at, several) => self.push_several(s, at, several),
+                Paused::Values { at, values, keyed } => self.push_values(s, at, values, keyed),
+            }
+        }
+        // What paused again comes before what did not go on at all.
+        self.paused.append(&mut rest);
+    }
+
+    fn push_values(
+        &mut self,
+        s: L::Scope<'_>,
+        at: usize,
+        mut values: std::vec::IntoIter<L::Object>,
+        keyed: bool,
+    ) {
+        while !self.is_closed(at) {
+            if self.is_full() {
+                let rest = Paused::Values { at, values, keyed };
+                return self.paused.push_back(rest);
+            }
+            let Some(value) = values.next() else { return };
+            L::breathe(s);
+            if !keyed {
+                self.push(s, at, Moving::Object(value));
+            } else if let Some(record) = values.next() {
+                self.arrive_keyed(s, at, value, record);
+            }
         }
     }
 
@@ -397,16 +473,7 @@ impl<L: Language> Pipeline<L> {
             Body::Native(chunk) if chunk.is_counted() => {
                 self.count_from(entry, chunk.len() as u64);
             }
-            Body::Native(chunk) => {
-                let chunk = &chunk;
-                for (record, bytes) in chunk.records_with_bytes() {
-                    if self.is_closed(entry) {
-                        return;
-                    }
-                    L::breathe(s);
-                    self.push(s, entry, Moving::Native(&record, Raw { chunk, bytes }));
-                }
-            }
+            Body::Native(chunk) => self.feed_from(s, entry, &chunk, 0),
             Body::Values { bytes, len, keyed } => {
                 let values = match L::unpack(s, &bytes) {
                     Ok(values) => values,
@@ -419,18 +486,7 @@ impl<L: Language> Pipeline<L> {
                         return self.fail_at(entry, RecordError::new(text));
                     }
                 };
-                let mut values = values.into_iter();
-                while let Some(value) = values.next() {
-                    if self.is_closed(entry) {
-                        return;
-                    }
-                    L::breathe(s);
-                    if !keyed {
-                        self.push(s, entry, Moving::Object(value));
-                    } else if let Some(record) = values.next() {
-                        self.arrive_keyed(s, entry, value, record);
-                    }
-                }
+                self.push_values(s, entry, values.into_iter(), keyed);
             }
         }
     }
@@ -633,8 +689,12 @@ impl<L: Language> Pipeline<L> {
         spent
     }
 
-    fn push_several(&mut self, s: L::Scope<'_>, at: usize, several: <L as Calls>::Several) {
-        for record in several {
+    fn push_several(&mut self, s: L::Scope<'_>, at: usize, mut several: <L as Calls>::Several) {
+        loop {
+            if self.is_full() {
+                return self.paused.push_back(Paused::Several(at, several));
+            }
+            let Some(record) = several.next() else { return };
             self.push(s, at, Moving::Object(record));
             // A limit that is full asks no step before it again. An error stops the reader only:
             // what is inside the plan already completes.
@@ -725,6 +785,9 @@ impl<L: Language> Pipeline<L> {
             _ => None,
         };
         for _ in 0..FLUSHED {
+            if self.is_full() {
+                return;
+            }
             if self.is_closed(at) {
                 self.draining.clear();
             }
@@ -750,6 +813,7 @@ impl<L: Language> Pipeline<L> {
     /// Whether flushing needs the interpreter: something is held, or was never opened.
     pub(super) fn is_empty(&self) -> bool {
         self.draining.is_empty()
+            && self.paused.is_empty()
             && self.out.as_ref().is_none_or(Outgoing::is_empty)
             && self.stages.iter().all(|placed| match &placed.stage {
                 Stage::Accumulate(_, held) => held.is_none(),

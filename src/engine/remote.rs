@@ -322,16 +322,25 @@ impl Remote {
         found.map_or(Todo::Own, Todo::Take)
     }
 
-    /// Counts a batch that is sent.
-    pub(super) fn send(&self, to: usize, batch: Batch) {
-        {
+    /// Sends a batch. Whether there is no room for another one across its cut.
+    pub(super) fn send(&self, to: usize, batch: Batch) -> bool {
+        let full = {
             let mut state = self.state();
             let cut = state.cuts.get_mut(batch.cut);
-            if let Some(flying) = cut.and_then(|cut| cut.in_flight.get_mut(to)) {
-                *flying += 1;
-            }
-        }
+            cut.is_some_and(|cut| {
+                if let Some(flying) = cut.in_flight.get_mut(to) {
+                    *flying += 1;
+                }
+                cut.is_full()
+            })
+        };
         self.say(to, Parcel::Records(batch));
+        full
+    }
+
+    /// Whether there is no room for a batch across this cut.
+    pub(super) fn is_full(&self, cut: usize) -> bool {
+        self.state().cuts.get(cut).is_some_and(Cut::is_full)
     }
 
     /// The shards that want nothing more across this cut.

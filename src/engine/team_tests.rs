@@ -338,3 +338,26 @@ fn a_shard_that_has_said_its_end_waits_for_no_room() {
     assert_eq!(errors, Vec::<String>::new());
     assert_eq!(all.pop().as_deref(), Some("Number(20000)"));
 }
+
+#[test]
+fn one_record_that_becomes_many_waits_for_room() {
+    let mesh = Mesh::new([1, 2, 1], || {
+        let many = f(|x| Ok(Value::List(vec![x[0].clone(); 30_000])));
+        let again = f(|x| Ok(Value::List(vec![x[0].clone(); 2])));
+        vec![
+            Step::FlatMap(many),
+            Step::FlatMap(again),
+            Step::Repartition(modulo(7)),
+            Step::Repartition(modulo(5)),
+            Step::Accumulate(counts(false)),
+            Step::Collect,
+            Step::Accumulate(f(|x| {
+                Ok(match x {
+                    [before, x] => Value::Number(number(before) + number(x)),
+                    _ => x[0].clone(),
+                })
+            })),
+        ]
+    });
+    assert_eq!(mesh.run(), (texts([240_000]), vec![]));
+}

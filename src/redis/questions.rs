@@ -234,9 +234,12 @@ impl Module {
                                 "took over the registrations of shard {from}: {changed} came or went"
                             ),
                         ),
-                        Err(error) => self.warn(&format!(
-                            "the registrations of shard {from} could not be taken over: {error}"
-                        )),
+                        Err(error) => {
+                            self.lock.with(|_| self.registrations.ask_again(from));
+                            self.warn(&format!(
+                                "the registrations of shard {from} could not be taken over: {error}"
+                            ));
+                        }
                     }
                 }
             }));

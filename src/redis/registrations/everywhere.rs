@@ -446,6 +446,11 @@ impl Registrations {
             && (own.lineage != version.lineage || own.generation <= version.generation)
     }
 
+    /// What a shard was asked for did not come. The server lock is held.
+    pub(in crate::redis) fn ask_again(&self, shard: ShardId) {
+        self.state().asked.remove(&shard);
+    }
+
     /// Takes over the registrations of another shard: those it has come; those it has not go, if its
     /// version is the newer one of the same line. How many came or went.
     pub(in crate::redis) fn take_all(
