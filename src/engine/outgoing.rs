@@ -11,7 +11,9 @@ const SIZE: usize = 64 << 10;
 /// Values of a message at the most; fewer where they are large.
 const MOST: usize = 1000;
 /// The same of the first message, when nobody knows how large they are.
-const FIRST: usize = 64;
+const FIRST: usize = 4;
+/// Larger messages are refused: a server takes no argument of more than twice that.
+const LARGEST: usize = 256 << 20;
 
 /// The cuts of a plan, as this shard crosses them.
 pub(super) struct Outgoing<L: Language> {
@@ -196,6 +198,15 @@ impl<L: Language> Outgoing<L> {
         }
         let each = (packed.bytes.len() / packed.len).max(1);
         out.most = (SIZE / each).clamp(1, MOST);
+        if packed.bytes.len() > LARGEST {
+            pending.errors.push(format!(
+                "{} values of {} bytes are too large to be sent to another shard: {LARGEST} bytes go \
+                 in one message",
+                packed.len,
+                packed.bytes.len()
+            ));
+            return;
+        }
         let keyed = pending.keyed;
         let (bytes, len) = (packed.bytes, packed.len);
         let body = Body::Values { bytes, len, keyed };

@@ -182,6 +182,9 @@ impl Module {
                 abort_pending,
                 version,
             } => {
+                if let Some(id) = Id::parse(id.as_bytes()) {
+                    self.registrations.bury(id);
+                }
                 // Callbacks may run, for which nobody is made to wait here.
                 self.run(Box::new(move || {
                     self.registrations

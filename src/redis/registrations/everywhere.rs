@@ -5,6 +5,7 @@
 //! learns what it missed when it is there again: shards that meet compare versions, and the one with
 //! the older version takes over what the other has.
 
+use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -20,6 +21,9 @@ use crate::redis::raw;
 
 /// What was verified and is not applied after so long never will be.
 const HELD: Duration = Duration::from_secs(120);
+
+/// Registrations that went and are remembered.
+const BURIED: usize = 10_000;
 
 /// More functions than this may take long to unpack.
 const MANY: usize = 100;
@@ -89,6 +93,7 @@ impl Registrations {
         };
         let transaction = random_id();
         let prepared = self.lock.with(|_| {
+            self.refuse_writes()?;
             self.verify_all(&change)?;
             let mut bundle = self.bundle_of(&mut change);
             bundle.version = Some(self.coming_version());
@@ -100,6 +105,7 @@ impl Registrations {
         let applied = done.and_then(|()| {
             let made = self.lock.with(|_| {
                 self.let_go_of(&transaction);
+                self.refuse_writes()?;
                 self.verify_all(&change)?;
                 self.make(change, &bundle);
                 self.server
@@ -120,6 +126,17 @@ impl Registrations {
                 let text = format!("shard {shard} will get registrations later: {error}");
                 self.log(LogLevel::Warning, &text);
             }
+        }
+        Ok(())
+    }
+
+    /// Why nothing can be registered on this server now, if so. The server lock is held.
+    pub(super) fn refuse_writes(&self) -> Result<(), String> {
+        if raw::is_replica() {
+            return Err("READONLY a replica takes registrations from its master only".to_owned());
+        }
+        if self.server.is_paused() {
+            return Err(raw::NO_WRITES_NOW.to_owned());
         }
         Ok(())
     }
@@ -257,12 +274,7 @@ impl Registrations {
         let made = self.unpack(&bundle);
         let verified = made.and_then(|made| {
             self.lock.with(|_| {
-                if raw::is_replica() {
-                    return Err("it is a replica".to_owned());
-                }
-                if self.server.is_paused() {
-                    return Err(raw::NO_WRITES_NOW.to_owned());
-                }
+                self.refuse_writes()?;
                 if let Some(why) = self.refuse_bundle(&bundle) {
                     return Err(why);
                 }
@@ -376,9 +388,7 @@ impl Registrations {
     ) -> Result<(), String> {
         let made = self.unpack(&bundle)?;
         self.lock.with(|_| {
-            if raw::is_replica() || self.server.is_paused() {
-                return Err("nothing can be written now".to_owned());
-            }
+            self.refuse_writes()?;
             self.join_if_free(&mut bundle, made);
             Ok(())
         })
@@ -446,6 +456,16 @@ impl Registrations {
             && (own.lineage != version.lineage || own.generation <= version.generation)
     }
 
+    /// A registration goes, here or elsewhere: it never comes again, whoever has not heard of that. The
+    /// server lock is held.
+    pub(in crate::redis) fn bury(&self, id: Id) {
+        let mut state = self.state();
+        state.buried.push_back(id);
+        if state.buried.len() > BURIED {
+            state.buried.pop_front();
+        }
+    }
+
     /// What a shard was asked for did not come. The server lock is held.
     pub(in crate::redis) fn ask_again(&self, shard: ShardId) {
         self.state().asked.remove(&shard);
@@ -472,15 +492,19 @@ impl Registrations {
             let gone = known.iter().filter(|id| !there(id));
             bundle.remove = gone.cloned().collect();
         }
-        bundle.add.retain(|wire| !known.contains(&wire.id));
+        let buried: HashSet<_> = self.lock.with(|_| {
+            let state = self.state();
+            state.buried.iter().map(Id::to_string).collect()
+        });
+        bundle
+            .add
+            .retain(|wire| !known.contains(&wire.id) && !buried.contains(&wire.id));
         let used = |session: &SessionWire| bundle.add.iter().any(|w| w.session == session.id);
         let sessions = std::mem::take(&mut bundle.sessions);
         bundle.sessions = sessions.into_iter().filter(used).collect();
         let made = self.unpack(&bundle)?;
         self.lock.with(|_| {
-            if raw::is_replica() || self.server.is_paused() {
-                return Err("nothing can be written now".to_owned());
-            }
+            self.refuse_writes()?;
             if !newer {
                 return Ok(self.join_if_free(&mut bundle, made));
             }

@@ -21,6 +21,7 @@ impl Registrations {
             return ctx.error(b"execution is not registered");
         };
         self.replicate_removal(id, abort);
+        self.bury(id);
         let version = self.next_version();
         if let Some(module) = MODULE.get() {
             module.tell_all(&Word::Unregister {

@@ -18,7 +18,7 @@ mod streams;
 mod table;
 mod timers;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
@@ -113,6 +113,8 @@ struct State {
     version: Version,
     /// Equal for equal registrations; made when somebody asks.
     digest: Option<u64>,
+    /// Registrations that went.
+    buried: VecDeque<Id>,
     /// Digests, of the own registrations and of theirs, at which other shards were asked for all.
     asked: HashMap<ShardId, (u64, u64)>,
     /// Registrations of other shards that were verified, by transaction.

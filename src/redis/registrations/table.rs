@@ -15,7 +15,6 @@ use crate::python;
 use crate::python::{Cpython, Session};
 use crate::redis::MODULE;
 use crate::redis::questions::Word;
-use crate::redis::raw;
 
 impl Registrations {
     /// Why a registration can not join, if so. `pending` come before it, `replaced` go.
@@ -444,14 +443,7 @@ impl Registrar<Cpython> for &'static Registrations {
 
     fn apply(&self, change: Change<Cpython>) -> Result<(), String> {
         self.lock.with(|server| {
-            if raw::is_replica() {
-                return Err(
-                    "READONLY a replica takes registrations from its master only".to_owned(),
-                );
-            }
-            if server.is_paused() {
-                return Err(raw::NO_WRITES_NOW.to_owned());
-            }
+            self.refuse_writes()?;
             self.verify_all(&change)?;
             let mut change = change;
             let mut bundle = self.bundle_of(&mut change);
