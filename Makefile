@@ -69,6 +69,10 @@ realdata: setup build $(VENV) ## run functions over a million keys of mixed type
 soak: setup build $(VENV) ## ten minutes of mixed load over registrations of all kinds
 	GEARTRAIN_SERVER=$(firstword $(SERVER)) $(PYTHON) tests/bench/soak.py $(ARGS)
 
+.PHONY: faults
+faults: setup build $(VENV) ## kill, cut, slow, fail over, reshard and restart shards under load (an hour; FAULT_ROUNDS=20)
+	FAULT_ROUNDS=$${FAULT_ROUNDS:-20} GEARTRAIN_SERVER=$$(realpath -s "$$(command -v $(firstword $(SERVER)))") $(PYTHON) -m pytest tests/faults $(ARGS)
+
 .PHONY: writebehind
 writebehind: setup build $(VENV) ## run rgsync with MariaDB and PostgreSQL (installs both; a few minutes)
 	tests/writebehind/setup.sh
