@@ -1,6 +1,7 @@
 """What a test holds: a server, clients, and short words for what tests do all the time."""
 
 import ast
+import functools
 import textwrap
 
 from server import wait_until
@@ -22,13 +23,19 @@ DEFAULTS = {
 HOLD = """
 import time
 def hold():
-    execute('set', 'held', 1)
-    while execute('get', 'go') is None:
+    execute('set', 'held{%s}' % hashtag(), 1)
+    while execute('get', 'go{%s}' % hashtag()) is None:
         time.sleep(0.005)
 """
-"""A script's `hold()` says that it is there, by key `held`, and waits for key `go`."""
+"""A script's `hold()` says that it is there (`Env.held`) and waits for a word (`Env.go`)."""
 
 FINISHED = ("done", "aborted")
+
+
+def one_shard(values):
+    """A reader of values, or of those of an expression, that only one shard has: `Env.source`."""
+    values = values if isinstance(values, str) else repr(values)
+    return f"GB('PythonReader', lambda: (x for x in ({values} if configGet('source') else ())))"
 
 
 def pairs(flat):
@@ -50,13 +57,67 @@ def registration(entry):
 
 
 class Env:
-    """`client` decodes replies, `binary` does not; `call` and `error` show the bare wire."""
+    """`client` decodes replies, `binary` does not; `call` and `error` show the bare wire.
+
+    A test that knows the words below about shards runs on a cluster as well.
+    """
 
     def __init__(self, server):
         self.server = server
+        self.servers = [server]
+        self.shards = [self]
         self.client = server.client()
         self.binary = server.client(decode=False)
         self._wire = None
+
+    @property
+    def shard_count(self):
+        return len(self.shards)
+
+    @property
+    def shard_id(self):
+        """The id that executions and registrations begin with."""
+        return "0" * 40
+
+    @property
+    def ids(self):
+        """What ShardsIDReader gives, sorted."""
+        return ["1"]
+
+    @property
+    def source(self):
+        """The shard that has what `one_shard` reads; of a cluster not the one that is asked."""
+        return self.shards[-1]
+
+    def each(self, function):
+        return [function(shard) for shard in self.shards]
+
+    @functools.cached_property
+    def tag(self):
+        """What `hashtag()` is here, asked without the threads that run functions."""
+        return self.refused("flat_error(hashtag())")
+
+    def key(self, name):
+        """What `'name{%s}' % hashtag()` is here."""
+        return f"{name}{{{self.tag}}}"
+
+    def held(self):
+        """Whether some shard stands in the `hold()` of a script."""
+        return any(self.each(lambda shard: shard.client.exists(shard.key("held"))))
+
+    def all_held(self):
+        return all(self.each(lambda shard: shard.client.exists(shard.key("held"))))
+
+    def go(self):
+        self.each(lambda shard: shard.client.set(shard.key("go"), 1))
+
+    def still_runs(self):
+        """Whether a plan runs on every shard."""
+        return sorted(self.results("GB('ShardsIDReader').run()")) == self.ids
+
+    def fill(self, count, prefix="key"):
+        """`count` strings `prefix:0` ... with values `value:0` ..."""
+        self.client.execute_command("DEBUG", "POPULATE", count, prefix)
 
     def close(self):
         self.client.close()
@@ -88,7 +149,7 @@ class Env:
     def results(self, script, *words):
         """The results of a run that must not have errors."""
         results, errors = self.run(script, *words)
-        assert errors == []
+        assert errors == [], errors
         return results
 
     def result(self, script, *words):
@@ -107,11 +168,15 @@ class Env:
         return self.error("RG.PYEXECUTE", textwrap.dedent(script), *words)
 
     def native(self, expression):
-        """The reply to one result, `expression`, that is not made a string first."""
+        """The reply to a result, `expression` on each shard, that is not made a string first."""
         script = f"GB('ShardsIDReader').map(lambda x: {expression}).run(convertToStr=False)"
         results, errors = self.call("RG.PYEXECUTE", script)
-        assert errors == []
-        assert len(results) == 1
+        assert errors == [], errors
+        return self.same(results)
+
+    def same(self, results):
+        """What every shard gave."""
+        assert results == results[:1] * self.shard_count, results
         return results[0]
 
     def start(self, script, *words):
@@ -153,7 +218,7 @@ class Env:
     def registrations(self):
         """The list of the server, oldest id first."""
         entries = map(registration, self.client.execute_command("RG.DUMPREGISTRATIONS"))
-        return sorted(entries, key=lambda entry: number(entry["id"]))
+        return sorted(entries, key=lambda entry: (number(entry["id"]), entry["id"]))
 
     def registration(self, identifier=None):
         """The only registration, or the one of that id."""
@@ -294,6 +359,7 @@ class Env:
         wait_until(self._unregister_all, what="the end of all registrations")
         wait_until(self._drop_all, what="the end of all executions")
         self.client.flushall()
+        self.client.execute_command("RG.CONFIGSET", "source", "yes")
         current = self.client.execute_command("RG.CONFIGGET", *DEFAULTS)
         for (name, value), now in zip(DEFAULTS.items(), current, strict=True):
             if now != value:

@@ -8,6 +8,7 @@ import subprocess
 import time
 
 import redis
+import tls
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from wire import Error, Wire
@@ -43,18 +44,29 @@ def free_port():
 
 
 class Server:
-    """`arguments` go to the module, `options` to the server; `module=None` starts it bare."""
+    """`arguments` go to the module, `options` to the server; `module=None` starts it bare.
 
-    def __init__(self, folder, arguments=(), options=(), module=MODULE):
+    Clients give the `password`; with `tls`, a folder of certificates, they speak nothing else.
+    """
+
+    def __init__(self, folder, arguments=(), options=(), module=MODULE, password=None, tls=None):
         self.folder = pathlib.Path(folder)
         self.arguments = [str(argument) for argument in arguments]
         self.options = [str(option) for option in options]
         self.module = module
+        self.password = password
+        self.tls = tls
         self.port = None
         self.process = None
 
     def command_line(self):
-        words = [BINARY, "--port", str(self.port), "--bind", "127.0.0.1"]
+        words = [BINARY, "--bind", "127.0.0.1"]
+        if self.tls:
+            words += ["--port", "0", "--tls-port", str(self.port), *tls.options(self.tls)]
+        else:
+            words += ["--port", str(self.port)]
+        if self.password:
+            words += ["--requirepass", self.password, "--masterauth", self.password]
         words += ["--dir", str(self.folder), "--save", "", "--appendonly", "no"]
         words += ["--enable-debug-command", "yes", "--enable-module-command", "yes"]
         words += ["--repl-diskless-sync-delay", "0", *self.options]
@@ -142,9 +154,12 @@ class Server:
 
     def client(self, decode=True, protocol=2, **more):
         """A redis-py client that never sends a command twice."""
+        if self.tls:
+            more |= {"ssl": True, "ssl_check_hostname": False, **tls.files(self.tls)}
         return redis.Redis(
             host="127.0.0.1",
             port=self.port,
+            password=self.password,
             protocol=protocol,
             decode_responses=decode,
             socket_timeout=60,
@@ -153,7 +168,8 @@ class Server:
         )
 
     def wire(self, protocol=2, timeout=60):
-        return Wire(self.port, protocol, timeout)
+        context = tls.context(self.tls) if self.tls else None
+        return Wire(self.port, protocol, timeout, self.password, context)
 
     def resident(self):
         """Resident set in bytes."""

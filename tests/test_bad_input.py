@@ -1,44 +1,52 @@
 """Whatever is sent: a clear error, and the server goes on answering."""
 
 import pytest
-from env import Env
+from env import Env, one_shard
 from server import Server, is_loading, wait_until
 from wire import Error, Simple
+
+pytestmark = pytest.mark.lopsided
+
+ONE = one_shard(["1"])
 
 
 @pytest.fixture(autouse=True)
 def still_answering(request, env):
-    pid = env.server.pid
+    pids = env.each(lambda shard: shard.server.pid)
     yield
-    assert env.server.pid == pid
-    assert env.client.ping()
-    assert env.results("GB('ShardsIDReader').map(lambda x: execute('ping')).run()") == ["PONG"]
+    assert env.each(lambda shard: shard.server.pid) == pids
+    assert all(env.each(lambda shard: shard.client.ping()))
+    script = "GB('ShardsIDReader').map(lambda x: execute('ping')).run()"
+    assert env.results(script) == ["PONG"] * env.shard_count
 
 
 STEPS = {
-    "map": "GB('ShardsIDReader').map({f})",
-    "filter": "GB('ShardsIDReader').filter({f})",
-    "flatmap": "GB('ShardsIDReader').flatmap({f})",
-    "foreach": "GB('ShardsIDReader').foreach({f})",
-    "accumulate": "GB('ShardsIDReader').accumulate({f})",
-    "repartition": "GB('ShardsIDReader').repartition({f})",
-    "extractor of groupby": "GB('ShardsIDReader').groupby({f}, lambda k, a, r: r)",
-    "reducer of groupby": "GB('ShardsIDReader').groupby(lambda r: r, {f})",
-    "extractor of localgroupby": "GB('ShardsIDReader').localgroupby({f}, lambda k, a, r: r)",
-    "reducer of localgroupby": "GB('ShardsIDReader').localgroupby(lambda r: r, {f})",
-    "extractor of batchgroupby": "GB('ShardsIDReader').batchgroupby({f}, lambda k, r: r)",
-    "reducer of batchgroupby": "GB('ShardsIDReader').batchgroupby(lambda r: r, {f})",
-    "aggregate": "GB('ShardsIDReader').aggregate(0, {f}, {f})",
-    "combiner of aggregate": "GB('ShardsIDReader').aggregate(0, lambda a, r: 1, {f})",
-    "aggregateby": "GB('ShardsIDReader').aggregateby(lambda r: r, 0, {f}, {f})",
-    "combiner of aggregateby": (
-        "GB('ShardsIDReader').aggregateby(lambda r: r, 0, lambda k, a, r: 1, {f})"
-    ),
-    "countby": "GB('ShardsIDReader').countby({f})",
-    "avg": "GB('ShardsIDReader').avg({f})",
+    "map": f"{ONE}.map({{f}})",
+    "filter": f"{ONE}.filter({{f}})",
+    "flatmap": f"{ONE}.flatmap({{f}})",
+    "foreach": f"{ONE}.foreach({{f}})",
+    "accumulate": f"{ONE}.accumulate({{f}})",
+    "repartition": f"{ONE}.repartition({{f}})",
+    "extractor of groupby": f"{ONE}.groupby({{f}}, lambda k, a, r: r)",
+    "reducer of groupby": f"{ONE}.groupby(lambda r: r, {{f}})",
+    "extractor of localgroupby": f"{ONE}.localgroupby({{f}}, lambda k, a, r: r)",
+    "reducer of localgroupby": f"{ONE}.localgroupby(lambda r: r, {{f}})",
+    "extractor of batchgroupby": f"{ONE}.batchgroupby({{f}}, lambda k, r: r)",
+    "reducer of batchgroupby": f"{ONE}.batchgroupby(lambda r: r, {{f}})",
+    "aggregate": f"{ONE}.aggregate(0, {{f}}, {{f}})",
+    "combiner of aggregate": f"{ONE}.aggregate(0, lambda a, r: 1, {{f}})",
+    "aggregateby": f"{ONE}.aggregateby(lambda r: r, 0, {{f}}, {{f}})",
+    "combiner of aggregateby": (f"{ONE}.aggregateby(lambda r: r, 0, lambda k, a, r: 1, {{f}})"),
+    "countby": f"{ONE}.countby({{f}})",
+    "avg": f"{ONE}.avg({{f}})",
     "reader": "GB('PythonReader', {f})",
     "pattern generator": None,
 }
+
+
+def times(env, step):
+    """How many shards call the function of a step."""
+    return env.shard_count if step in ("reader", "pattern generator") else 1
 
 
 def script_with(step, body):
@@ -74,12 +82,14 @@ def test_an_exception_in_a_step(env, step):
     script = script_with(step, "raise ValueError('bad')")
     results, errors = env.run(script)
     assert results == []
-    assert len(errors) == 1
-    assert errors[0].startswith("['Traceback (most recent call last):\\n'")
-    assert '  File "<string>", line 2, in bad\\n' in errors[0]
-    assert "ValueError: bad" in errors[0]
+    assert len(errors) == times(env, step)
+    for error in errors:
+        assert error.startswith("['Traceback (most recent call last):\\n'")
+        assert '  File "<string>", line 2, in bad\\n' in error
+        assert "ValueError: bad" in error
     env.config("PythonAttemptTraceback", 0)
-    assert env.run(script) == ([], ["Error type: <class 'ValueError'>, Value: bad"])
+    short = ["Error type: <class 'ValueError'>, Value: bad"]
+    assert env.run(script) == ([], short * times(env, step))
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -124,12 +134,12 @@ def test_recursion_too_deep_at_top_level(env):
 
 def test_a_value_that_contains_itself(env):
     results, errors = env.run(
-        """
+        f"""
         def loop(x):
             l = []
             l.append(l)
             return l
-        GB('ShardsIDReader').map(loop).run(convertToStr=False)
+        {ONE}.map(loop).run(convertToStr=False)
         """
     )
     assert results == []
@@ -137,13 +147,13 @@ def test_a_value_that_contains_itself(env):
 
 
 def test_a_value_nested_too_deep(env):
-    script = """
+    script = f"""
     def deep(x):
         l = []
         for _ in range(200000):
             l = [l]
         return l
-    GB('ShardsIDReader').map(deep).run({})
+    {ONE}.map(deep).run({{}})
     """
     results, errors = env.run(script.format("convertToStr=False"))
     assert (len(results), len(errors)) == (0, 1)
@@ -180,7 +190,7 @@ class Silent(Exception):
     ],
 )
 def test_objects_that_refuse_everything(env, steps):
-    errors = env.errors(f"{NASTY}\nGB('ShardsIDReader').{steps}.run()")
+    errors = env.errors(f"{NASTY}\n{ONE}.{steps}.run()")
     assert "nasty" in errors[0]
 
 
@@ -188,7 +198,7 @@ def test_objects_that_refuse_everything(env, steps):
 @pytest.mark.parametrize("traceback", [0, 1])
 def test_exceptions_without_a_text(env, error, traceback):
     env.config("PythonAttemptTraceback", traceback)
-    script = f"{NASTY}\ndef bad(x): raise {error}\nGB('ShardsIDReader').map(bad).run()"
+    script = f"{NASTY}\ndef bad(x): raise {error}\n{ONE}.map(bad).run()"
     results, errors = env.run(script)
     assert results == []
     assert len(errors) == 1
@@ -235,7 +245,7 @@ def test_settings_of_any_bytes(env):
     assert isinstance(saved, Simple | Error)
     if isinstance(saved, Simple):
         assert env.call("RG.CONFIGGET", b"\xff\0k") == [b"\xfe\0v"]
-        script = "GB('ShardsIDReader').map(lambda x: len(configGet('k'))).run()"
+        script = f"{ONE}.map(lambda x: len(configGet('k'))).run()"
         env.call("RG.CONFIGSET", "k", b"\xfe\0v")
         assert len(env.call("RG.PYEXECUTE", script)) == 2
 
@@ -243,7 +253,7 @@ def test_settings_of_any_bytes(env):
 def test_a_reader_that_is_no_generator(env):
     for value in ["5", "[1]", "None", "iter(())"]:
         script = f"GB('PythonReader').map(lambda x: 1).run(lambda: {value})"
-        assert env.results(script) == ["1"]
+        assert env.results(script) == ["1"] * env.shard_count
 
 
 @pytest.mark.parametrize("number", [2**63, -(2**63) - 1, 10**100, -(10**4000)])
@@ -252,10 +262,10 @@ def test_numbers_beyond_64_bit(env, number):
 
 
 def test_a_number_with_more_digits_than_python_prints(env):
-    results, errors = env.run("GB('ShardsIDReader').map(lambda x: 10 ** 5000).run()")
+    results, errors = env.run(f"{ONE}.map(lambda x: 10 ** 5000).run()")
     assert (len(results), len(errors)) == (0, 1)
     assert "ValueError" in errors[0]
-    script = "GB('ShardsIDReader').map(lambda x: 10 ** 5000).run(convertToStr=False)"
+    script = f"{ONE}.map(lambda x: 10 ** 5000).run(convertToStr=False)"
     results, errors = env.run(script)
     assert len(results) + len(errors) == 1
 
@@ -297,7 +307,7 @@ def test_a_script_nested_too_deep(env):
 
 
 def test_options_that_are_no_text(env):
-    script = "GB('ShardsIDReader').run()"
+    script = f"{ONE}.run()"
     assert isinstance(env.call("RG.PYEXECUTE", script, "ID", b"\xff"), Error)
     assert isinstance(env.call("RG.PYEXECUTE", script, b"\xff"), Error)
     reply = env.call("RG.PYEXECUTE", script, "DESCRIPTION", b"\xff\0")
@@ -306,9 +316,7 @@ def test_options_that_are_no_text(env):
 
 @pytest.mark.parametrize("convert", [True, False])
 def test_lone_surrogates_in_results(env, convert):
-    results, errors = env.run(
-        f"GB('ShardsIDReader').map(lambda x: '\\ud800').run(convertToStr={convert})"
-    )
+    results, errors = env.run(f"{ONE}.map(lambda x: '\\ud800').run(convertToStr={convert})")
     assert results == []
     assert len(errors) == 1
     assert "surrogate" in errors[0] or "Unicode" in errors[0]
@@ -316,8 +324,8 @@ def test_lone_surrogates_in_results(env, convert):
 
 def test_lone_surrogates_cost_one_record(env):
     results, errors = env.run(
-        """
-        GB('PythonReader', lambda: (x for x in [1])).flatmap(lambda x: ['b', '\\ud800', 'a']).run()
+        f"""
+        {ONE}.flatmap(lambda x: ['b', '\\ud800', 'a']).run()
         """
     )
     assert sorted(results) == ["a", "b"]
@@ -325,9 +333,7 @@ def test_lone_surrogates_cost_one_record(env):
 
 
 def test_lone_surrogates_within_a_list(env):
-    results, errors = env.run(
-        "GB('ShardsIDReader').map(lambda x: ['a', ['\\ud800']]).run(convertToStr=False)"
-    )
+    results, errors = env.run(f"{ONE}.map(lambda x: ['a', ['\\ud800']]).run(convertToStr=False)")
     assert results == []
     assert len(errors) == 1
 
@@ -344,7 +350,7 @@ def test_lone_surrogates_within_a_list(env):
     ],
 )
 def test_lone_surrogates_elsewhere(env, steps):
-    results, errors = env.run(f"GB('ShardsIDReader').{steps}.run()")
+    results, errors = env.run(f"{ONE}.{steps}.run()")
     assert results == []
     assert len(errors) == 1
     assert not env.client.exists("x")
@@ -362,7 +368,7 @@ def test_lone_surrogates_elsewhere(env, steps):
 )
 def test_lone_surrogates_as_keys_of_groups(env, step):
     """Such a key may be refused or work; the original died."""
-    results, errors = env.run(f"GB('ShardsIDReader').{step}.run()")
+    results, errors = env.run(f"{ONE}.{step}.run()")
     assert len(results) + len(errors) == 1
 
 
@@ -392,13 +398,14 @@ def test_nul_bytes(env):
     results, errors = env.call("RG.PYEXECUTE", "GB().map(lambda r: r['key']).sort().run()")
     assert (results, errors) == ([b"a\0b", b"h"], [])
     assert env.results("GB().count().run('a\\0b')") == ["1"]
-    assert env.results("GB().map(lambda r: r['type']).run('a\\0b', noScan=True)") == ["string"]
+    types = env.results("GB().map(lambda r: r['type']).run('a\\0b', noScan=True)")
+    assert sorted(types) == [*["empty"] * (env.shard_count - 1), "string"]
     assert env.results("GB().count().run('a\\0*')") == ["1"]
     assert env.results("GB().map(lambda r: r['value']).run('h')") == ["{'f\\x00': '\\x00v'}"]
     script = "GB().groupby(lambda r: 'k\\0' + r['key'], lambda k, a, r: 1).count().run()"
     assert env.results(script) == ["2"]
     assert "nul" in env.errors(script_with("map", "raise ValueError('a\\0nul')"))[0]
-    assert env.errors("GB('ShardsIDReader').map(lambda x: flat_error('a\\0b')).run()") == ["a\0b"]
+    assert env.errors(f"{ONE}.map(lambda x: flat_error('a\\0b')).run()") == ["a\0b"]
 
 
 def test_nul_bytes_in_an_error_reply(env):
@@ -428,24 +435,22 @@ def test_a_result_of_ten_megabytes(env):
 
 
 def test_ten_megabytes_of_small_results(env):
-    script = "GB('PythonReader', lambda: (str(i) * 20 for i in range(100000))).run()"
-    results, errors = env.run(script)
+    results, errors = env.run(f"{one_shard('(str(i) * 20 for i in range(100000))')}.run()")
     assert errors == []
     assert results == [str(i) * 20 for i in range(100000)]
 
 
 def test_an_error_of_ten_megabytes(env):
     size = 10 * 1024 * 1024
-    (error,) = env.errors(f"GB('ShardsIDReader').map(lambda x: flat_error('x' * {size})).run()")
+    (error,) = env.errors(f"{ONE}.map(lambda x: flat_error('x' * {size})).run()")
     assert error.startswith("x" * 1000)
     assert len(env.refused(f"flat_error('x' * {size})")) >= 1000
 
 
 def test_many_errors(env):
     results, errors = env.run(
-        """
-        GB('PythonReader', lambda: (i for i in [1])).flatmap(lambda x: list(range(20000))) \\
-            .map(lambda x: nope).run()
+        f"""
+        {ONE}.flatmap(lambda x: list(range(20000))).map(lambda x: nope).run()
         """
     )
     assert results == []
@@ -454,31 +459,33 @@ def test_many_errors(env):
 
 def test_memory_error(env):
     for call in ["'x' * (1 << 60)", "bytearray(1 << 60)", "[0] * (1 << 60)"]:
-        assert "MemoryError" in env.errors(f"GB('ShardsIDReader').map(lambda x: {call}).run()")[0]
+        assert "MemoryError" in env.errors(f"{ONE}.map(lambda x: {call}).run()")[0]
 
 
+@pytest.mark.single("on a cluster they have to travel")
 def test_callables_that_can_not_be_pickled(env):
     """On one server nothing is shipped, so a function may hold on to anything."""
-    script = """
+    script = f"""
     import threading, socket
     lock, sock = threading.Lock(), socket.socket()
     def work(x):
         with lock:
             return sock.fileno() > 0
-    GB('ShardsIDReader').map(work).map(lambda x: [x, lock.locked()]).run()
+    {ONE}.map(work).map(lambda x: [x, lock.locked()]).run()
     """
     assert env.results(script) == ["[True, False]"]
 
 
+@pytest.mark.single("on a cluster they have to travel")
 def test_results_that_can_not_be_pickled(env):
-    script = "import threading\nGB('ShardsIDReader').map(lambda x: threading.Lock()).collect()"
+    script = f"import threading\n{ONE}.map(lambda x: threading.Lock()).collect()"
     assert env.results(f"{script}.map(lambda x: type(x).__name__).run()") == ["lock"]
 
 
 @pytest.mark.parametrize("value", ["str", "len", "print", "GB", "object()", "int", "'f'"])
 def test_steps_that_are_no_functions(env, value):
     """A callable that is not a function may be refused or called, but nothing in between."""
-    reply = env.call("RG.PYEXECUTE", f"GB('ShardsIDReader').map({value}).run()")
+    reply = env.call("RG.PYEXECUTE", f"{ONE}.map({value}).run()")
     if isinstance(reply, Error):
         assert "map argument must be a function" in reply
     else:
@@ -512,13 +519,12 @@ def test_in_a_lua_script(env):
 
 
 def test_in_a_function_of_its_own(env):
-    (error,) = env.errors(
-        "GB('ShardsIDReader').map(lambda x: execute('RG.PYEXECUTE', 'GB().run()')).run()"
-    )
+    (error,) = env.errors(f"{ONE}.map(lambda x: execute('RG.PYEXECUTE', 'GB().run()')).run()")
     assert "blocking is not allowed" in error
     assert "blocking is not allowed" in env.refused("execute('RG.PYEXECUTE', 'x = 1')")
 
 
+@pytest.mark.single("it starts its own server")
 def test_on_a_read_only_replica(new_env):
     master = new_env()
     replica = new_env(options=["--replicaof", "127.0.0.1", master.server.port])
@@ -531,6 +537,7 @@ def test_on_a_read_only_replica(new_env):
     assert replica.results("GB('ShardsIDReader').run()") == ["1"]
 
 
+@pytest.mark.single("it starts its own server")
 def test_while_loading(tmp_path):
     options = ["--loading-process-events-interval-bytes", "1024"]
     server = Server(tmp_path, (), options)
@@ -561,6 +568,7 @@ def test_while_loading(tmp_path):
         server.stop()
 
 
+@pytest.mark.single("it starts its own server")
 def test_out_of_memory(new_env):
     env = new_env()
     env.client.set("y", 1)
@@ -605,8 +613,8 @@ def test_what_scripts_do_to_their_interpreter(env, body):
 @pytest.mark.parametrize("name", ["execute", "str", "list", "repr", "Exception", "len", "type"])
 def test_names_that_a_script_overwrites(env, name):
     """Only that script has to live with it."""
-    env.call("RG.PYEXECUTE", f"{name} = None\nGB('ShardsIDReader').map(lambda x: x).count().run()")
-    assert env.results("GB('ShardsIDReader').map(lambda x: execute('ping')).run()") == ["PONG"]
+    env.call("RG.PYEXECUTE", f"{name} = None\n{ONE}.map(lambda x: x).count().run()")
+    assert env.results(f"{ONE}.map(lambda x: execute('ping')).run()") == ["PONG"]
 
 
 def test_clients_that_leave_at_any_time(env):

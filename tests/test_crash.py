@@ -352,6 +352,7 @@ def test_entries_that_come_while_the_backlog_ends(env, batch):
         env.unregister(env.identifier())
 
 
+@pytest.mark.lopsided
 def test_an_entry_that_comes_before_its_stream_is_found(env):
     """Those before it are not left behind, for as long as no others come."""
     env.client.execute_command("DEBUG", "POPULATE", 300000)

@@ -1,6 +1,7 @@
 """Nothing grows with the number of runs."""
 
 import pytest
+from server import wait_until
 
 RUNS = 3000
 SLACK = 12 << 20
@@ -56,7 +57,9 @@ def test_repeating_a_script(env, name):
     pipeline(env, SCRIPTS[name], RUNS)
     assert used(env) - used_before < 1 << 20
     growth = env.server.resident() - resident_before
-    assert growth < ROOM.get(name, SLACK), f"{growth >> 10} KiB"
+    # with three busy servers pages come back to the system later
+    room = ROOM.get(name, SLACK) if env.shard_count == 1 else max(ROOM.values())
+    assert growth < room, f"{growth >> 10} KiB"
 
 
 def repeat_unblocking(env, script, count, drop=False):
@@ -85,7 +88,7 @@ def test_kept_executions_are_bound(env):
 def test_dropped_results_are_given_back(env):
     before = used(env)
     repeat_unblocking(env, TEN_MEGABYTES, 30, drop=True)
-    assert used(env) - before < 4 << 20
+    wait_until(lambda: used(env) - before < 4 << 20)
     resident_before = env.server.resident()
     repeat_unblocking(env, TEN_MEGABYTES, 30, drop=True)
     growth = env.server.resident() - resident_before
@@ -97,9 +100,10 @@ def test_kept_results_are_bound(env):
     env.config("MaxResultsMemory", 20 << 20)
     before = used(env)
     repeat_unblocking(env, TEN_MEGABYTES, 30)
-    assert 1 <= len(env.executions()) <= 2
+    assert 1 <= len(env.shards[0].executions()) <= 2
     growth = used(env) - before
-    assert growth < 24 << 20, f"{growth >> 20} MiB"
+    buffers = 2 * (env.shard_count - 1)
+    assert growth < 24 + buffers << 20, f"{growth >> 20} MiB"
 
 
 def test_an_endless_result_is_stopped(env):
@@ -114,10 +118,12 @@ def test_an_endless_result_is_stopped(env):
 
 
 def test_counting_many_keys_takes_little_memory(env):
-    env.client.execute_command("DEBUG", "POPULATE", 300000)
+    count = 300_000 if env.shard_count == 1 else 100_000
+    env.fill(count)
     env.results("GB().count().run()")
     before = env.server.resident()
-    assert env.results("GB().count().run()") == ["300000"]
-    assert env.results("GB().filter(lambda r: r['value'] != '').count().run()") == ["300000"]
+    assert env.results("GB().count().run()") == [str(count)]
+    script = "GB().filter(lambda r: r['value'] != '').count().run()"
+    assert env.results(script) == [str(count)]
     growth = env.server.resident() - before
     assert growth < 64 << 20, f"{growth >> 20} MiB"

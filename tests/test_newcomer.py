@@ -6,6 +6,8 @@ import pytest
 from server import wait_until
 from wire import Error
 
+pytestmark = pytest.mark.single("what the documentation shows is one server")
+
 PEOPLE = {
     "person:1": {"name": "Rick Sanchez", "age": "70"},
     "person:2": {"name": "Morty Smith", "age": "14"},

@@ -12,6 +12,8 @@ import subprocess
 import pytest
 from server import ROOT
 
+pytestmark = pytest.mark.single("what the documentation shows is one server")
+
 BLOCK = re.compile(r"^```(redis-cli|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 IDENTIFIER = re.compile(r"[0-9a-f]{40}-\d+")
 PAGES = [

@@ -4,6 +4,8 @@ import pytest
 from server import wait_until
 from wire import Error
 
+pytestmark = pytest.mark.lopsided
+
 ADMIN = [
     "rg.unregister",
     "rg.pauseregistrations",
@@ -48,9 +50,10 @@ def end(env):
 
 
 TRIGGER = """
-GB('CommandReader').foreach(lambda r: execute('set', r[1], 'x')).register(
-    trigger='set', mode='{}')
+GB('CommandReader').filter(lambda r: hashtag() == '06S') \\
+    .foreach(lambda r: execute('set', r[1], 'x')).register(trigger='set', mode='{}')
 """
+"""It works on the first shard, also in mode `async`."""
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -284,6 +287,16 @@ INTERNAL = [
     ["RG.INNERHOOKWRITE", "set", "k", "v"],
     ["RG.INNERHOOK"],
 ]
+
+
+@pytest.mark.parametrize("command", ["RG.INNERHOOK", "RG.INNERHOOKWRITE"])
+@pytest.mark.parametrize("words", [[], ["get"], ["get", "k"], ["nope", "k"], ["eval", "", "x"]])
+def test_internal_commands_of_a_user_with_some_keys(env, command, words):
+    """The server asks for the keys of such a command, where nobody can be answered: it ended."""
+    set_user(env, "bob", "~k*", "+@all")
+    with login(env, "bob") as wire:
+        assert isinstance(wire.call(command, *words), Error)
+    end(env)
 
 
 @pytest.mark.parametrize("words", INTERNAL)

@@ -5,6 +5,8 @@ import threading
 import pytest
 from env import wait_until
 
+pytestmark = pytest.mark.lopsided
+
 WRITES = """
 import time
 def f(x):
@@ -238,6 +240,7 @@ def test_the_next_of_a_hook_answers_as_scripts_know_it(env):
         assert wire.call("HGETALL", "h") == flat
 
 
+@pytest.mark.single("databases")
 def test_what_a_hooked_command_of_another_database_causes(env):
     """The command runs in its client's database, the functions that react to it in theirs."""
     env.register(

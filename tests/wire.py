@@ -16,9 +16,13 @@ class Error(str):
 
 
 class Wire:
-    def __init__(self, port, protocol=2, timeout=60):
+    def __init__(self, port, protocol=2, timeout=60, password=None, tls=None):
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=timeout)
+        if tls:
+            self.socket = tls.wrap_socket(self.socket)
         self.reader = self.socket.makefile("rb")
+        if password:
+            self.call("AUTH", password)
         if protocol == 3:
             self.call("HELLO", "3")
 

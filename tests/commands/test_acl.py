@@ -1,6 +1,8 @@
 import pytest
 from wire import Error
 
+pytestmark = pytest.mark.lopsided
+
 
 @pytest.fixture
 def user(env):
@@ -39,7 +41,9 @@ def test_with_the_right(env, user):
     assert env.client.get("x") == "1"
 
 
-@pytest.mark.parametrize("body", ["{}", "GB('ShardsIDReader').foreach(lambda x: {}).run()"])
+@pytest.mark.parametrize(
+    "body", ["{}", "GB('ShardsIDReader').foreach(lambda x: {}).run(mode='async_local')"]
+)
 def test_functions_have_the_rights_of_their_user(env, user, body):
     bob = user("~mine:*", "+rg.pyexecute", "+set")
     allowed = body.format("execute('set', 'mine:x', 1)")
@@ -82,12 +86,15 @@ def test_readers_see_what_their_user_may_read(env):
 
             assert run("GB().map(lambda r: r['key']).run()") == [[b"mine:1"], []]
             assert run("GB().count().run()") == [[b"1"], []]
-            assert run("GB().map(lambda r: r['value']).run('mine:1', noScan=True)") == [[b"a"], []]
-            for script in ("GB().run('other', noScan=True)", "GB('StreamReader').run('stream')"):
+            results, errors = run("GB().map(lambda r: r['value']).run('mine:1', noScan=True)")
+            assert sorted(results) == [*[b"None"] * (env.shard_count - 1), b"a"]
+            assert errors == []
+            other = "GB().run('other', noScan=True, mode='async_local')"
+            for script in (other, "GB('StreamReader').run('stream')"):
                 results, errors = run(script)
                 assert results == []
-                assert len(errors) == 1
-                assert errors[0].startswith(b"NOPERM")
+                assert len(errors) in (1, env.shard_count)
+                assert all(error.startswith(b"NOPERM") for error in errors)
             # Names are no secret: SCAN tells them to everybody.
             assert run("GB('KeysOnlyReader').count().run()") == [[b"3"], []]
     finally:

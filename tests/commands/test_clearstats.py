@@ -7,6 +7,8 @@ from env import HOLD
 from server import wait_until
 from wire import Simple
 
+pytestmark = pytest.mark.lopsided
+
 CLEAR = "RG.CLEARREGISTRATIONSSTATS"
 COUNTERS = ["numTriggered", "numSuccess", "numFailures", "numAborted"]
 DURATIONS = ["lastRunDurationMS", "totalRunDurationMS", "avgRunDurationMS"]
@@ -27,17 +29,17 @@ def test_nothing_registered(env):
 
 def test_what_still_runs_stays_counted(env):
     env.register(HOLD + "GB().foreach(lambda r: hold()).register('k*', mode='async_local')")
-    env.client.set("go", 1)
+    env.go()
     env.client.set("k1", 1)
     env.wait_data(numSuccess=1)
-    env.client.delete("go", "held")
+    env.client.delete(env.key("go"), env.key("held"))
     env.client.set("k2", 1)
     env.client.set("k3", 1)
-    wait_until(lambda: env.client.exists("held"))
+    wait_until(env.held)
     assert env.call(CLEAR) == Simple("OK")
     data = env.data()
     assert (data["numTriggered"], data["numSuccess"]) == (2, 0)
-    env.client.set("go", 1)
+    env.go()
     assert env.settled()["numSuccess"] == 2
 
 

@@ -213,7 +213,7 @@ def test_traceback_setting(env):
     assert "Traceback" in env.errors(script)[0]
     env.config("PythonAttemptTraceback", 0)
     short = "Error type: <class 'NameError'>, Value: name 'nope' is not defined"
-    assert env.errors(script) == [short]
+    assert env.errors(script) == [short] * env.shard_count
 
 
 def test_results_beyond_the_bound_stop_the_execution(env):
@@ -222,21 +222,21 @@ def test_results_beyond_the_bound_stop_the_execution(env):
     identifier = env.start(script)
     results, errors = env.wait(identifier)
     assert any("MaxResultsMemory" in error for error in errors)
-    assert len(results) <= 100
+    assert len(results) <= 100 * env.shard_count
     env.config("MaxResultsMemory", 1 << 30)
     small = "GB('PythonReader', lambda: ('x' * 1000 for _ in range(200))).run()"
-    assert len(env.results(small)) == 200
+    assert len(env.results(small)) == 200 * env.shard_count
 
 
 def test_old_results_make_room_for_new_ones(env):
-    env.config("MaxResultsMemory", 200_000)
+    env.config("MaxResultsMemory", 200_000 * env.shard_count)
     identifiers = []
     for _ in range(10):
         script = "GB('PythonReader', lambda: ('x' * 1000 for _ in range(60))).run()"
         identifiers.append(env.start(script))
         results, errors = env.wait(identifiers[-1])
-        assert (len(results), errors) == (60, [])
-    kept = env.executions()
+        assert (len(results), errors) == (60 * env.shard_count, [])
+    kept = env.shards[0].executions()
     assert identifiers[0] not in kept
     assert identifiers[-1] in kept
     assert 1 <= len(kept) <= 3

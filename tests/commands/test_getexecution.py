@@ -1,17 +1,12 @@
 import pytest
-from env import pairs
+from env import HOLD, one_shard, pairs
 
 ZEROS = "0" * 40
 MAPPER = ("map", "RedisGearsPy_ToPyRecordMapper")
 EXTRACT = ("extractkey", "RedisGearsPy_PyCallbackExtractor")
 REPARTITION = ("repartition", "repartition")
 BY_KEY = ("accumulatebykey", "RedisGearsPy_PyCallbackAccumulateByKey")
-BLOCKED = """
-def wait(x):
-    while execute('get', 'go') is None:
-        pass
-GB('ShardsIDReader').foreach(wait).run()
-"""
+BLOCKED = HOLD + "GB('ShardsIDReader').foreach(lambda x: hold()).run()"
 
 
 def finished(env, script="GB('ShardsIDReader').run()"):
@@ -26,10 +21,10 @@ def steps(env, identifier):
 
 def test_shape(env):
     identifier = finished(env)
-    reply = env.call("RG.GETEXECUTION", identifier)
+    reply = env.call("RG.GETEXECUTION", identifier, "SHARD")
     assert len(reply) == 1
     (entry,) = reply
-    assert entry[:3] == [b"shard_id", ZEROS.encode(), b"execution_plan"]
+    assert entry[:3] == [b"shard_id", env.shard_id.encode(), b"execution_plan"]
     plan = entry[3]
     assert plan[::2] == [
         b"status",
@@ -41,7 +36,8 @@ def test_shape(env):
         b"read_duration",
         b"steps",
     ]
-    assert plan[1:10:2] == [b"done", 0, 0, 1, []]
+    others = env.shard_count - 1
+    assert plan[1:10:2] == [b"done", others, others, env.shard_count, []]
     assert type(plan[11]) is int
     assert type(plan[13]) is int
     for step in plan[15]:
@@ -55,6 +51,30 @@ def test_shard(env, word):
     assert len(env.call("RG.GETEXECUTION", identifier, word)) == 1
 
 
+@pytest.mark.cluster
+@pytest.mark.parametrize("words", [["CLUSTER"], []])
+def test_cluster(env, words):
+    """Every shard tells of its own part; those without records have no results."""
+    identifier = finished(env, f"{one_shard([1, 0])}.map(lambda x: 1 // x).run(collect=False)")
+    entries = [pairs(entry) for entry in env.call("RG.GETEXECUTION", identifier, *words)]
+    assert sorted(entry[b"shard_id"].decode() for entry in entries) == env.ids
+    for entry in entries:
+        plan = pairs(entry[b"execution_plan"])
+        assert plan[b"status"] == b"done"
+        at_source = entry[b"shard_id"].decode() == env.source.server.id
+        assert (plan[b"results"], len(plan[b"errors"])) == ((1, 1) if at_source else (0, 0))
+        assert len(plan[b"steps"]) == 3
+
+
+@pytest.mark.cluster
+def test_shards_that_do_not_know_it(env):
+    identifier = env.start("GB('ShardsIDReader').run(mode='async_local')")
+    env.wait(identifier)
+    (entry,) = env.call("RG.GETEXECUTION", identifier, "CLUSTER")
+    assert entry[1].decode() == env.shard_id
+
+
+@pytest.mark.single("on a cluster there is one")
 @pytest.mark.parametrize("word", ["CLUSTER", "cluster"])
 def test_no_cluster(env, word):
     text = "no cluster detected - use `RG.GETEXECUTION <id> [SHARD]` instead"
@@ -87,13 +107,7 @@ def test_not_finished(env):
 
 
 def test_counts_and_errors(env):
-    script = """
-    def numbers():
-        yield 1
-        yield 2
-        yield 0
-    GB('PythonReader', numbers).map(lambda x: 1 // x).run()
-    """
+    script = f"{one_shard([1, 2, 0])}.map(lambda x: 1 // x).run()"
     plan = env.plan(finished(env, script))
     assert plan["status"] == "done"
     assert plan["results"] == 2

@@ -1,8 +1,13 @@
 import re
 
 import pytest
+from env import HOLD, one_shard
 from server import wait_until
 from wire import Error, Simple
+
+pytestmark = pytest.mark.lopsided
+
+ONE = f"{one_shard([1])}.run()"
 
 
 def test_a_script_without_a_run_answers_ok(env):
@@ -16,7 +21,7 @@ def test_a_script_without_a_run_answers_ok_unblocking_too(env):
 
 
 def test_results_and_errors(env):
-    assert env.call("RG.PYEXECUTE", "GB('ShardsIDReader').run()") == [[b"1"], []]
+    assert env.call("RG.PYEXECUTE", ONE) == [[b"1"], []]
 
 
 def test_a_builder_without_run_does_nothing(env):
@@ -31,8 +36,8 @@ def test_a_blocking_run_is_not_kept(env):
 
 def test_unblocking_answers_an_id(env):
     identifier = env.call("RG.PYEXECUTE", "GB('ShardsIDReader').run()", "UNBLOCKING")
-    assert re.fullmatch(rb"0{40}-\d+", identifier)
-    assert env.wait(identifier.decode()) == (["1"], [])
+    assert re.fullmatch(rf"{env.shard_id}-\d+", identifier.decode())
+    assert env.wait(identifier.decode())[1] == []
     assert env.executions() == {identifier.decode(): "done"}
 
 
@@ -43,29 +48,26 @@ def test_ids_grow(env):
 
 
 def test_option_words_in_any_case_and_order(env):
-    script = "GB('ShardsIDReader').run()"
-    identifier = env.execute(script, "description", "d", "UnBlocking", "id", "a-B_9")
+    identifier = env.execute(ONE, "description", "d", "UnBlocking", "id", "a-B_9")
     assert env.wait(identifier) == (["1"], [])
 
 
 def test_an_option_may_repeat(env):
-    script = "GB('ShardsIDReader').run()"
-    assert env.results(script, "ID", "a", "ID", "b", "DESCRIPTION", "x", "DESCRIPTION", "y") == [
-        "1"
-    ]
+    words = ["ID", "a", "ID", "b", "DESCRIPTION", "x", "DESCRIPTION", "y"]
+    assert env.results(ONE, *words) == ["1"]
 
 
 def test_a_value_may_be_the_name_of_an_option(env):
-    assert env.results("GB('ShardsIDReader').run()", "DESCRIPTION", "UNBLOCKING") == ["1"]
+    assert env.results(ONE, "DESCRIPTION", "UNBLOCKING") == ["1"]
 
 
 def test_an_id_without_registrations_may_be_used_again(env):
     for _ in range(2):
-        assert env.results("GB('ShardsIDReader').run()", "ID", "again") == ["1"]
+        assert env.results(ONE, "ID", "again") == ["1"]
 
 
 def test_an_empty_id(env):
-    assert env.results("GB('ShardsIDReader').run()", "ID", "") == ["1"]
+    assert env.results(ONE, "ID", "") == ["1"]
 
 
 @pytest.mark.parametrize(
@@ -147,7 +149,7 @@ def test_the_script_body_does_not_block_the_server(env):
 
 def test_the_next_command_of_the_connection_waits(env):
     with env.server.wire() as wire:
-        wire.send("RG.PYEXECUTE", "GB('ShardsIDReader').run()")
+        wire.send("RG.PYEXECUTE", ONE)
         wire.send("PING")
         assert wire.receive() == [[b"1"], []]
         assert wire.receive() == "PONG"
@@ -157,42 +159,32 @@ def test_a_client_that_leaves_does_not_stop_the_run(env):
     with env.server.wire() as wire:
         wire.send(
             "RG.PYEXECUTE",
-            """
+            HOLD
+            + """
 def wait(x):
-    execute('set', 'started', 1)
-    while execute('get', 'go') is None:
-        pass
-    execute('set', 'end', 1)
+    hold()
+    execute('set', 'end{%s}' % hashtag(), 1)
 GB('ShardsIDReader').foreach(wait).run()
 """,
         )
-        wait_for_key(env, "started")
-    env.client.set("go", 1)
-    wait_for_key(env, "end")
-    assert env.results("GB('ShardsIDReader').run()") == ["1"]
-
-
-def wait_for_key(env, key):
-    wait_until(lambda: env.client.exists(key), what=f"key {key}")
+        wait_until(env.all_held)
+    env.go()
+    wait_until(lambda: all(env.each(lambda shard: shard.client.exists(shard.key("end")))))
+    assert env.still_runs()
 
 
 def test_two_runs_at_once(env):
     """The first waits for the second: they cannot be run one after the other."""
-    first = env.start(
-        """
-        def wait(x):
-            while execute('get', 'go') is None:
-                pass
-        GB('ShardsIDReader').foreach(wait).run()
-        """
-    )
-    env.results("GB('ShardsIDReader').foreach(lambda x: execute('set', 'go', 1)).run()")
-    assert env.wait(first) == (["1"], [])
+    first = env.start(HOLD + "GB('ShardsIDReader').foreach(lambda x: hold()).run()")
+    go = "execute('set', 'go{%s}' % hashtag(), 1)"
+    env.results(f"GB('ShardsIDReader').foreach(lambda x: {go}).run()")
+    results, errors = env.wait(first)
+    assert (sorted(results), errors) == (env.ids, [])
 
 
 def test_globals_are_not_shared_between_scripts(env):
     env.execute("counter = 1")
-    assert env.result("GB('ShardsIDReader').map(lambda x: 'counter' in globals()).run()") == "False"
+    assert env.native("'counter' in globals()") == 0
 
 
 def test_globals_are_shared_by_the_steps_of_a_script(env):
@@ -202,14 +194,14 @@ def test_globals_are_shared_by_the_steps_of_a_script(env):
         def add(x):
             seen.append(x)
             return x
-        GB('PythonReader', lambda: (i for i in range(3))).map(add).collect() \\
-            .map(lambda x: sorted(seen)).limit(1).run()
+        GB('PythonReader', lambda: (i for i in range(3))).map(add) \\
+            .map(lambda x: seen[0]).distinct().run()
         """
     )
-    assert results[0].startswith("[0")
+    assert results == ["0"]
 
 
 def test_nested_error_replies_are_in_the_array(env):
-    reply = env.call("RG.PYEXECUTE", "GB('ShardsIDReader').map(lambda x: '-OOPS no').run()")
+    reply = env.call("RG.PYEXECUTE", f"{one_shard([1])}.map(lambda x: '-OOPS no').run()")
     assert reply == [["OOPS no"], []]
     assert isinstance(reply[0][0], Error)

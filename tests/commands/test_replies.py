@@ -1,6 +1,7 @@
 """One result record, one reply element."""
 
 import pytest
+from env import one_shard
 from wire import Error, Simple
 
 
@@ -12,8 +13,7 @@ def native(env, request):
             script = f"GB('ShardsIDReader').map(lambda x: {expression}).run({more})"
             results, errors = wire.call("RG.PYEXECUTE", script)
             assert errors == []
-            assert len(results) == 1
-            return results[0]
+            return env.same(results)
 
         yield reply
 
@@ -108,7 +108,7 @@ def test_line_breaks_of_an_error_become_spaces(env):
 def test_errors_are_bulk_strings(env, protocol):
     with env.server.wire(protocol) as wire:
         results, errors = wire.call(
-            "RG.PYEXECUTE", "GB('ShardsIDReader').foreach(lambda x: flat_error('-bad')).run()"
+            "RG.PYEXECUTE", f"{one_shard([1])}.foreach(lambda x: flat_error('-bad')).run()"
         )
     assert results == []
     assert errors == [b"-bad"]
@@ -120,7 +120,7 @@ def test_both_protocols_see_the_same_management_replies(env):
     env.wait(identifier)
     commands = [
         ("RG.DUMPEXECUTIONS",),
-        ("RG.GETEXECUTION", identifier),
+        ("RG.GETEXECUTION", identifier, "SHARD"),
         ("RG.GETRESULTS", identifier),
         ("RG.GETRESULTSBLOCKING", identifier),
         ("RG.CONFIGGET", "MaxExecutions", "Plugin", "CreateVenv", "nonsense"),

@@ -1,5 +1,7 @@
 """What the server says about the module: commands, categories, MODULE LIST, INFO."""
 
+import re
+
 import pytest
 from env import pairs
 
@@ -91,7 +93,7 @@ def test_categories(env, category, name):
 
 def test_unload_is_refused(env):
     assert "unload" in env.error("MODULE", "UNLOAD", "rg").lower()
-    assert env.results("GB('ShardsIDReader').run()") == ["1"]
+    assert env.still_runs()
 
 
 def test_info(env):
@@ -139,6 +141,7 @@ def test_pystats_without_our_allocator(new_env):
     assert reply == [b"TotalAllocated", 0, b"PeakAllocated", 0, b"CurrAllocated", 0]
 
 
+@pytest.mark.single("on a cluster it tells of the shards")
 def test_infocluster(env):
     assert env.call("RG.INFOCLUSTER") == b"no cluster mode"
     assert env.call("RG.INFOCLUSTER", "more", "words") == b"no cluster mode"
@@ -147,8 +150,29 @@ def test_infocluster(env):
 def test_refreshcluster(env):
     assert env.call("RG.REFRESHCLUSTER") == "OK"
     assert env.call("RG.REFRESHCLUSTER", "more", "words") == "OK"
-    assert env.call("RG.INFOCLUSTER") == b"no cluster mode"
-    assert env.results("GB('ShardsIDReader').run()") == ["1"]
+    assert (env.call("RG.INFOCLUSTER") == b"no cluster mode") == (env.shard_count == 1)
+    assert env.still_runs()
+
+
+@pytest.mark.cluster
+def test_infocluster_of_a_cluster(env):
+    """Every shard sees the same shards, itself among them, and knows that it has met them."""
+    for shard in env.shards:
+        me, own, my_run, run, nodes = shard.call("RG.INFOCLUSTER", "more", "words")
+        assert (me, own) == (b"MyId", shard.server.id.encode())
+        assert my_run == b"MyRunId"
+        assert re.fullmatch(rb"[0-9a-f]{40}", run)
+        seen = {}
+        for node in nodes:
+            names = ["id", "ip", "port", "unixSocket", "runid", "minHslot", "maxHslot"]
+            assert node[::2] == [name.encode() for name in [*names, "pendingMessages"]]
+            assert re.fullmatch(rb"[0-9a-f]{40}", node[9])
+            seen[node[1].decode()] = node[3:8:2] + node[11:14:2]
+            assert type(node[15]) is int
+        assert seen == {
+            other.server.id: [b"127.0.0.1", other.server.port, b"None", slots[0], slots[-1]]
+            for other, slots in zip(env.shards, env.cluster.slots, strict=True)
+        }
 
 
 def test_output_of_a_script_is_in_the_log(env):

@@ -5,6 +5,8 @@ from env import HOLD
 from server import wait_until
 from wire import Simple
 
+pytestmark = pytest.mark.lopsided
+
 UNKNOWN = "0" * 40 + "-999999"
 
 
@@ -77,21 +79,21 @@ GB().foreach(work).register('k*', mode='async_local')
     )
     for i in range(5):
         env.client.set(f"k{i}", 1)
-    wait_until(lambda: env.client.exists("held"))
+    wait_until(env.held)
     wait_until(lambda: sorted(env.executions().values()) == ["created"] * 4 + ["running"])
     return env.identifier()
 
 
 def test_queued_executions_run(env):
     env.unregister(queue(env))
-    env.client.set("go", 1)
+    env.go()
     env.wait_log([f"k{i}" for i in range(5)])
     wait_until(lambda: env.executions() == {})
 
 
 def test_queued_executions_are_aborted(env):
     env.unregister(queue(env), "ABORTPENDING")
-    env.client.set("go", 1)
+    env.go()
     env.wait_log(["k0"])
     wait_until(lambda: env.executions() == {})
     assert env.log_list() == ["k0"]
@@ -187,12 +189,12 @@ def test_many_at_once(env):
             GB('CommandReader').map(lambda r: r[0]).register(trigger=f'{0}t{i}', mode='sync')
             GB().foreach(lambda r: execute('incr', 'n')).register(f'{0}k{i}', mode='sync')
         """
-    env.register(script.replace("{0}", "a"), "ID", "s")
+    assert env.execute(script.replace("{0}", "a"), "ID", "s") == "OK"
     assert env.trigger("at1999") == ["at1999"]
     assert "trigger already registered" in env.refused(
         "GB('CommandReader').register(trigger='at7')", "ID", "other"
     )
-    env.register(script.replace("{0}", "b"), "ID", "s", "UPGRADE")
+    assert env.execute(script.replace("{0}", "b"), "ID", "s", "UPGRADE") == "OK"
     assert env.error("RG.TRIGGER", "at7") == "ERR subcommand not found"
     assert env.trigger("bt7") == ["bt7"]
     env.client.set("bk7", 1)

@@ -1,12 +1,18 @@
 """atomic, configGet, hashtag, log, flat_error, isAsyncAllow, isInAtomicBlock."""
 
 import pytest
+from env import one_shard
+from redis.crc import key_slot
 from server import wait_until
+
+pytestmark = pytest.mark.lopsided
 
 
 def value(env, expression):
-    """The repr of the value; a sign in front of a result would change its reply."""
-    text = env.result(f"GB('ShardsIDReader').map(lambda x: '=' + repr({expression})).run()")
+    """The repr of the value on each shard; a sign in front would change the reply."""
+    text = env.same(
+        env.results(f"GB('ShardsIDReader').map(lambda x: '=' + repr({expression})).run()")
+    )
     assert text[0] == "="
     return text[1:]
 
@@ -16,12 +22,13 @@ def test_atomic(env):
         """
         def work(x):
             with atomic():
-                execute('set', 'a', 1)
-                execute('set', 'b', 2)
+                execute('set', 'a{%s}' % hashtag(), 1)
+                execute('set', 'b{%s}' % hashtag(), 2)
         GB('ShardsIDReader').foreach(work).run()
         """
     )
-    assert env.client.mget("a", "b") == ["1", "2"]
+    for shard in env.shards:
+        assert shard.client.mget(shard.key("a"), shard.key("b")) == ["1", "2"]
 
 
 def test_nothing_happens_during_an_atomic_block(env):
@@ -40,7 +47,8 @@ def test_nothing_happens_during_an_atomic_block(env):
                     if count() != first:
                         return 'changed'
             return 'quiet'
-        GB('PythonReader', lambda: (i for i in range(20))).map(work).distinct().run()
+        GB('PythonReader', lambda: (i for i in range(20))).map(work).distinct() \\
+            .run(mode='async_local')
         """
     )
     while env.status(identifier) != "done":
@@ -78,26 +86,26 @@ def test_is_in_atomic_block(env):
         return [before, inside, isInAtomicBlock()]
     GB('ShardsIDReader').map(work).run()
     """
-    assert env.results(script) == ["[False, True, False]"]
+    assert env.results(script) == ["[False, True, False]"] * env.shard_count
 
 
 def test_an_exception_leaves_the_block(env):
-    (error,) = env.errors(
+    errors = env.errors(
         """
         def work(x):
             with atomic():
-                execute('set', 'x', 1)
+                execute('set', 'x{%s}' % hashtag(), 1)
                 raise ValueError('inside')
         GB('ShardsIDReader').foreach(work).run()
         """
     )
-    assert "ValueError: inside" in error
-    assert env.client.get("x") == "1"
+    assert ["ValueError: inside" in error for error in errors] == [True] * env.shard_count
+    assert env.each(lambda shard: shard.client.get(shard.key("x"))) == ["1"] * env.shard_count
     assert value(env, "isInAtomicBlock()") == "False"
 
 
 def test_atomic_does_not_nest(env):
-    (error,) = env.errors(
+    errors = env.errors(
         """
         def work(x):
             with atomic():
@@ -106,8 +114,10 @@ def test_atomic_does_not_nest(env):
         GB('ShardsIDReader').foreach(work).run()
         """
     )
-    assert "Already inside an atomic block" in error
-    assert env.client.ping()
+    assert ["Already inside an atomic block" in error for error in errors] == [
+        True
+    ] * env.shard_count
+    assert all(env.each(lambda shard: shard.client.ping()))
     assert value(env, "isInAtomicBlock()") == "False"
 
 
@@ -118,7 +128,7 @@ def test_a_block_is_not_left_twice(env):
 def test_a_block_that_is_never_left(env):
     """Whoever forgets to leave must not stop the server for ever."""
     env.run("GB('ShardsIDReader').foreach(lambda x: atomic().__enter__() and None).run()")
-    assert env.client.ping()
+    assert all(env.each(lambda shard: shard.client.ping()))
     env.execute("block = atomic()\nblock.__enter__()")
     assert env.client.ping()
     assert value(env, "isInAtomicBlock()") == "False"
@@ -128,18 +138,32 @@ def test_many_atomic_blocks_at_once(env):
     script = """
     def work(x):
         with atomic():
-            execute('set', 'n', int(execute('get', 'n') or 0) + 1)
+            n = 'n{%s}' % hashtag()
+            execute('set', n, int(execute('get', n) or 0) + 1)
     GB('PythonReader', lambda: (i for i in range(500))).foreach(work).count().run()
     """
     identifiers = [env.start(script) for _ in range(4)]
-    assert [env.wait(identifier) for identifier in identifiers] == [(["500"], [])] * 4
-    assert env.client.get("n") == "2000"
+    count = str(500 * env.shard_count)
+    assert [env.wait(identifier) for identifier in identifiers] == [([count], [])] * 4
+    assert env.each(lambda shard: shard.client.get(shard.key("n"))) == ["2000"] * env.shard_count
 
 
 def test_hashtag(env):
-    assert value(env, "hashtag()") == "'06S'"
+    """The first shard has slot 0."""
+    assert env.shards[0].tag == "06S"
     env.execute("execute('set', '{%s}x' % hashtag(), 1)")
     assert env.client.keys() == ["{06S}x"]
+
+
+@pytest.mark.cluster
+def test_hashtags_of_shards(env):
+    """That of the first slot of each, as in the original."""
+    for shard, slots in zip(env.shards, env.cluster.slots, strict=True):
+        assert key_slot(shard.tag.encode()) == slots[0]
+    env.results(
+        "GB('ShardsIDReader').foreach(lambda x: execute('set', 'x{%s}' % hashtag(), 1)).run()"
+    )
+    assert env.each(lambda shard: shard.client.keys()) == env.each(lambda shard: [shard.key("x")])
 
 
 def test_config_get(env):
@@ -199,7 +223,7 @@ def test_log_below_the_level_of_the_server(env):
 
 def test_log_in_a_step(env):
     env.results("GB('ShardsIDReader').foreach(lambda x: log('from a step')).run()")
-    assert "GEARS: from a step\n" in env.server.log()
+    assert all(env.each(lambda shard: "GEARS: from a step\n" in shard.server.log()))
 
 
 def test_log_with_the_level_first(env):
@@ -228,17 +252,17 @@ def test_flat_error(env):
             {statement}
         GB('ShardsIDReader').foreach(fail).run()
         """
-        assert env.errors(script) == ["just this"]
+        assert env.errors(script) == ["just this"] * env.shard_count
         assert env.refused(statement) == "just this"
 
 
 def test_flat_error_of_anything(env):
-    assert env.errors("GB('ShardsIDReader').map(lambda x: flat_error([1])).run()") == ["[1]"]
+    assert env.errors(f"{one_shard([1])}.map(lambda x: flat_error([1])).run()") == ["[1]"]
 
 
 def test_flat_error_without_traceback_setting(env):
     env.config("PythonAttemptTraceback", 0)
-    assert env.errors("GB('ShardsIDReader').map(lambda x: flat_error('x')).run()") == ["x"]
+    assert env.errors(f"{one_shard([1])}.map(lambda x: flat_error('x')).run()") == ["x"]
 
 
 def test_exception_classes(env):
@@ -261,6 +285,7 @@ def test_is_async_allow(env):
     assert env.client.get("x") == "False"
 
 
+@pytest.mark.single("it notes what it sees in one list")
 def test_async_is_allowed_in_steps_only(env):
     env.register(
         """

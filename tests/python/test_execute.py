@@ -1,10 +1,15 @@
 import pytest
+from env import one_shard
 from server import wait_until
+
+pytestmark = pytest.mark.lopsided
 
 
 def value(env, call):
     """The repr of the value; a sign in front of a result would change its reply."""
-    text = env.result(f"GB('ShardsIDReader').map(lambda x: '=' + repr({call})).run()")
+    text = env.result(
+        f"GB('ShardsIDReader').map(lambda x: '=' + repr({call})).run(mode='async_local')"
+    )
     assert text[0] == "="
     return text[1:]
 
@@ -59,7 +64,7 @@ def test_types_of_replies(env):
 
 
 def test_arguments_are_raw_bytes(env):
-    env.results("GB('ShardsIDReader').map(lambda x: execute('set', b'k\\xff', b'\\0\\xfe')).run()")
+    value(env, "execute('set', b'k\\xff', b'\\0\\xfe')")
     assert env.binary.get(b"k\xff") == b"\0\xfe"
 
 
@@ -84,8 +89,21 @@ def test_errors(env, call, text, place):
     if place == "script":
         assert text in env.refused(call)
     else:
-        (error,) = env.errors(f"GB('ShardsIDReader').map(lambda x: {call}).run()")
+        (error,) = env.errors(f"GB('ShardsIDReader').map(lambda x: {call}).run(mode='async_local')")
         assert text in error
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("place", ["script", "step"])
+def test_keys_of_other_shards(env, place):
+    """Refused where they are not; the step is on the last shard, the script on the first."""
+    there = env.shards[1].key("x")
+    if place == "script":
+        error = env.refused(f"execute('set', '{there}', 1)")
+    else:
+        (error,) = env.errors(f"{one_shard([1])}.map(lambda x: execute('set', '{there}', 1)).run()")
+    assert "Operation not permitted" in error
+    assert not env.client.exists(there)
 
 
 def test_errors_are_of_the_module_class(env):
@@ -106,6 +124,7 @@ def test_at_top_level(env):
     assert env.client.smembers("s") == {"a", "b"}
 
 
+@pytest.mark.single("databases")
 def test_always_in_database_0(env):
     with env.server.wire() as wire:
         wire.call("SELECT", "3")

@@ -3,7 +3,9 @@
 import textwrap
 
 import pytest
-from env import wait_until
+from env import one_shard, wait_until
+
+pytestmark = pytest.mark.lopsided
 
 
 @pytest.mark.parametrize("command", ["SYNC", "PSYNC", "WAIT", "sync", "REPLCONF"])
@@ -58,13 +60,13 @@ def test_context_variables_end_with_their_run(new_env):
 
 def test_a_builder_that_a_script_changes_is_its_own(env):
     assert env.execute("GearsBuilder.run = None\nGB.__init__ = None") == "OK"
-    assert env.run("GB('ShardsIDReader').run()") == (["1"], [])
+    assert env.still_runs()
 
 
 def test_a_mark_of_the_prelude_means_nothing_on_other_functions(env):
     for mark in ("('zero',)", "('zero', 1, 2, 3)", "('count',)", "(object(), 'str')"):
         script = f"def f(a, r): return 'called'\nf.__geartrain__ = {mark}\n"
-        script += "GB('ShardsIDReader').accumulate(f).run()"
+        script += f"{one_shard([1])}.accumulate(f).run()"
         assert env.run(script) == (["called"], [])
 
 

@@ -1,6 +1,7 @@
 """Results as text: as `str` makes it, whoever makes it."""
 
 import pytest
+from env import one_shard
 
 VALUES = """
 import random
@@ -26,19 +27,19 @@ def values():
 @pytest.mark.parametrize("seed", range(3))
 def test_values_of_all_kinds(env, seed):
     script = VALUES.replace("SEED", str(seed))
-    ours = env.results(script + "GB('PythonReader').run(values)")
-    python = env.results(script + "GB('PythonReader').map(lambda x: x.__str__()).run(values)")
+    ours = env.results(script + f"{one_shard('values()')}.run()")
+    python = env.results(script + f"{one_shard('values()')}.map(lambda x: x.__str__()).run()")
     assert len(ours) == 1500
     assert ours == python
 
 
 def test_a_value_that_contains_itself(env):
-    script = """
+    script = f"""
         def values():
-            x = {'a': 1}
+            x = {{'a': 1}}
             x['x'] = x
             yield x
-        GB('PythonReader').run(values)
+        {one_shard("values()")}.run()
         """
     assert env.results(script) == ["{'a': 1, 'x': {...}}"]
 
@@ -57,7 +58,7 @@ def test_a_text_that_makes_another_one(env):
 
 
 def test_subclasses_and_their_own_texts(env):
-    script = """
+    script = f"""
         class Loud(dict):
             def __repr__(self): return 'LOUD'
         class Text(str):
@@ -66,7 +67,7 @@ def test_subclasses_and_their_own_texts(env):
             def __repr__(self): return 'NUMBER'
         def values():
             yield Loud(a=1)
-            yield {'a': Loud(), Text('b'): Number(3)}
-        GB('PythonReader').run(values)
+            yield {{'a': Loud(), Text('b'): Number(3)}}
+        {one_shard("values()")}.run()
         """
     assert env.results(script) == ["LOUD", "{'a': LOUD, TEXT: NUMBER}"]

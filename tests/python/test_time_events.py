@@ -3,6 +3,8 @@
 import pytest
 from server import wait_until
 
+pytestmark = pytest.mark.single("time events work on the keys of their server")
+
 TICK = "def tick():\n    execute('incr', 'n')\n"
 
 

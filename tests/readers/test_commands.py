@@ -16,6 +16,14 @@ NEXT = "lambda r: call_next(*r[1:])"
 CARRIERS = "+rg.innerhook", "+rg.innerhookwrite"
 
 
+pytestmark = pytest.mark.lopsided
+
+
+def times(env, mode):
+    """How many shards run a trigger of this mode."""
+    return env.shard_count if mode == "async" else 1
+
+
 def trigger(env, body="", mode="sync", more="", name="t"):
     env.register(f"GB('CommandReader'){body}.register(trigger='{name}', mode='{mode}', {more})")
 
@@ -76,10 +84,11 @@ def test_a_command_reader_does_not_run(env):
 @pytest.mark.parametrize("mode", MODES)
 def test_the_record_of_a_trigger(env, mode):
     trigger(env, mode=mode)
-    assert env.call("RG.TRIGGER", "t") == [b"['t']"]
-    assert env.call("RG.TRIGGER", "t", "a", "", "1") == [b"['t', 'a', '', '1']"]
-    assert env.call("rg.trigger", "t", "a\0b") == [b"['t', 'a\\x00b']"]
-    assert env.call("RG.TRIGGER", "t", b"\xff") == [b"['t', bytearray(b'\\xff')]"]
+    n = times(env, mode)
+    assert env.call("RG.TRIGGER", "t") == [b"['t']"] * n
+    assert env.call("RG.TRIGGER", "t", "a", "", "1") == [b"['t', 'a', '', '1']"] * n
+    assert env.call("rg.trigger", "t", "a\0b") == [b"['t', 'a\\x00b']"] * n
+    assert env.call("RG.TRIGGER", "t", b"\xff") == [b"['t', bytearray(b'\\xff')]"] * n
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -99,13 +108,14 @@ def test_the_record_of_a_trigger(env, mode):
 )
 def test_results_as_replies(env, mode, value, reply):
     trigger(env, f".map(lambda r: {value})", mode, "convertToStr=False")
-    assert env.call("RG.TRIGGER", "t") == reply
+    assert env.call("RG.TRIGGER", "t") == reply * times(env, mode)
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_results_become_text(env, mode):
     trigger(env, ".flatmap(lambda r: [{'a': 1}, None, 5])", mode)
-    assert env.trigger("t") == ["5", "None", "{'a': 1}"]
+    results, expected, n = env.trigger("t"), ["5", "None", "{'a': 1}"], times(env, mode)
+    assert results == expected if n == 1 else sorted(results) == sorted(expected * n)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -151,8 +161,9 @@ def test_no_name(env, command):
 @pytest.mark.parametrize("mode", MODES)
 def test_a_trigger_on_a_key(env, mode):
     trigger(env, mode=mode)
-    assert env.call("RG.TRIGGERONKEY", "t", "key", "x") == [b"['t', 'key', 'x']"]
-    assert env.call("RG.TRIGGERONKEY", "t") == [b"['t']"]
+    n = times(env, mode)
+    assert env.call("RG.TRIGGERONKEY", "t", "key", "x") == [b"['t', 'key', 'x']"] * n
+    assert env.call("RG.TRIGGERONKEY", "t") == [b"['t']"] * n
     assert env.error("RG.TRIGGERONKEY", "nope", "key") == "ERR subcommand not found"
     assert env.call("COMMAND", "GETKEYS", "RG.TRIGGERONKEY", "t", "key", "x") == [b"key"]
 
@@ -192,7 +203,7 @@ def test_executions_of_triggers_are_not_kept(env, mode):
     trigger(env, mode=mode)
     for _ in range(10):
         env.trigger("t")
-    assert env.executions() == {}
+    wait_until(lambda: env.executions() == {})
     assert env.data()["numSuccess"] == 10
 
 
@@ -203,8 +214,8 @@ def test_asy_21_asynchronous_within_multi(env, mode):
     assert env.call("RG.TRIGGER", "t") == Simple("QUEUED")
     assert env.call("EXEC") == [Error(NO_WAITING)]
     assert NO_WAITING in env.error("EVAL", "return redis.call('rg.trigger', 't')", "0")
-    (error,) = env.errors("GB('ShardsIDReader').map(lambda x: execute('rg.trigger', 't')).run()")
-    assert "blocking is not allowed" in error
+    errors = env.errors("GB('ShardsIDReader').map(lambda x: execute('rg.trigger', 't')).run()")
+    assert ["blocking is not allowed" in error for error in errors] == [True] * env.shard_count
     assert not env.client.exists("ran")
 
 
@@ -221,7 +232,7 @@ def test_sync_within_multi_and_scripts(env):
 def test_sync_from_execute(env):
     trigger(env)
     script = "GB('ShardsIDReader').map(lambda x: execute('rg.trigger', 't', 'x')).run()"
-    assert env.results(script) == [str([str(["t", "x"])])]
+    assert env.results(script) == [str([str(["t", "x"])])] * env.shard_count
 
 
 def test_a_trigger_within_a_trigger(env):
@@ -276,7 +287,7 @@ GB('CommandReader').foreach(work).register(trigger='t', mode='async_local', inor
     for n, wire in enumerate(wires):
         wire.send("RG.TRIGGER", "t", n)
         env.wait_data(numTriggered=n + 1)
-    env.client.set("go", 1)
+    env.go()
     for n, wire in enumerate(wires):
         assert wire.receive() == [str(["t", str(n)]).encode()]
         wire.close()
@@ -291,8 +302,8 @@ def test_a_client_that_leaves(env, mode):
     )
     with env.server.wire() as wire:
         wire.send("RG.TRIGGER", "t")
-        wait_until(lambda: env.client.exists("held"))
-    env.client.set("go", 1)
+        wait_until(env.held)
+    env.go()
     env.wait_data(numSuccess=1)
     wait_until(lambda: env.executions() == {})
 
@@ -304,7 +315,7 @@ def test_abort_of_a_running_trigger(env, mode):
     )
     with env.server.wire() as wire:
         wire.send("RG.TRIGGER", "t")
-        wait_until(lambda: env.client.exists("held"))
+        wait_until(env.held)
         (identifier,) = env.executions()
         assert env.abort(identifier) == "OK"
         reply = wire.receive()
@@ -321,13 +332,13 @@ def test_abort_of_a_queued_trigger(env):
     )
     with env.server.wire() as first, env.server.wire() as second:
         first.send("RG.TRIGGER", "t")
-        wait_until(lambda: env.client.exists("held"))
+        wait_until(env.held)
         second.send("RG.TRIGGER", "t")
         wait_until(lambda: "created" in env.executions().values())
         (queued,) = [i for i, status in env.executions().items() if status == "created"]
         assert env.abort(queued) == "OK"
         assert second.receive() == []
-        env.client.set("go", 1)
+        env.go()
         assert first.receive() == [b"['t']"]
     data = env.settled()
     assert (data["numSuccess"], data["numAborted"]) == (1, 1)
@@ -340,11 +351,11 @@ def test_unregister_while_it_runs(env, mode):
     )
     with env.server.wire() as wire:
         wire.send("RG.TRIGGER", "t")
-        wait_until(lambda: env.client.exists("held"))
+        wait_until(env.all_held if mode == "async" else env.held)
         env.unregister(env.identifier(), "abortpending")
         assert env.error("RG.TRIGGER", "t") == "ERR subcommand not found"
-        env.client.set("go", 1)
-        assert wire.receive() == [b"['t']"]
+        env.go()
+        assert wire.receive() == [b"['t']"] * times(env, mode)
 
 
 def test_a_sync_trigger_that_unregisters_itself(env):
@@ -448,9 +459,9 @@ def test_a_key_prefix_is_literal(env):
 @pytest.mark.parametrize(
     ("command", "hooked"),
     [
-        (["MSET", "a", "1", "k", "2"], True),
-        (["MSET", "k", "1", "a", "2"], True),
-        (["MSET", "a", "k", "b", "2"], False),
+        (["MSET", "a{x}", "1", "k{x}", "2"], True),
+        (["MSET", "k{x}", "1", "a{x}", "2"], True),
+        (["MSET", "a{x}", "k", "b{x}", "2"], False),
     ],
 )
 def test_a_key_prefix_and_many_keys(env, command, hooked):
@@ -555,7 +566,7 @@ def test_a_sync_hook_within_multi_and_scripts(env):
     env.call("GET", "k")
     assert env.call("EXEC") == [b"hook(v)"]
     assert env.call("EVAL", "return redis.call('get', 'k')", "0") == b"hook(v)"
-    script = "GB('ShardsIDReader').map(lambda x: execute('get', 'k')).run()"
+    script = "GB('ShardsIDReader').map(lambda x: execute('get', 'k')).run(mode='async_local')"
     assert env.results(script) == ["hook(v)"]
 
 
@@ -567,10 +578,12 @@ def test_an_asynchronous_hook_within_multi_and_scripts(env, mode):
     assert env.call("EXEC") == [Error(NO_WAITING)]
     assert NO_WAITING in env.error("EVAL", "return redis.call('set', 'k', 'v')", "0")
     assert not env.client.exists("k")
-    assert env.call("SET", "k", "v") in (b"OK", Simple("OK"))
+    if times(env, mode) == 1:
+        assert env.call("SET", "k", "v") in (b"OK", Simple("OK"))
 
 
 @pytest.mark.parametrize("mode", ["sync", "async_local"])
+@pytest.mark.single("databases")
 def test_the_next_command_runs_in_the_database_of_the_client(env, mode):
     hook(env, command="set", mode=mode)
     mark(env, "hook", mode=mode)

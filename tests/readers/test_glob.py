@@ -12,14 +12,10 @@ KEYS = sorted(
 KEYS.remove("")  # KEYS itself finds the empty name by `*` and not by `**`
 
 
-@pytest.fixture(scope="module")
-def keys(shared_server):
-    client = shared_server.client()
-    client.flushall()
-    client.mset(dict.fromkeys(KEYS, "v"))
-    yield client
-    client.flushall()
-    client.close()
+@pytest.fixture
+def keys(env):
+    env.client.mset(dict.fromkeys(KEYS, "v"))
+    return env
 
 
 pieces = st.one_of(
@@ -38,10 +34,8 @@ patterns = (
 @hypothesis.given(pattern=patterns)
 def test_pattern(keys, pattern):
     script = f"GB().map(lambda r: 'k' + r['key']).run({pattern!r})"
-    with keys.pipeline(transaction=False) as pipe:
-        pipe.execute_command("RG.PYEXECUTE", script)
-        pipe.keys(pattern)
-        (results, errors), expected = pipe.execute()
+    results, errors = keys.run(script)
+    expected = keys.client.keys(pattern)
     assert errors == []
     # a result that starts with a sign would not be delivered as it is
     assert sorted(results) == sorted("k" + key for key in expected)
@@ -50,11 +44,9 @@ def test_pattern(keys, pattern):
 @hypothesis.settings(max_examples=50)
 @hypothesis.given(pattern=patterns)
 def test_pattern_without_values(keys, pattern):
-    with keys.pipeline(transaction=False) as pipe:
-        pipe.execute_command("RG.PYEXECUTE", f"GB().count().run({pattern!r})")
-        pipe.execute_command("RG.PYEXECUTE", f"GB('KeysOnlyReader').count().run({pattern!r})")
-        pipe.keys(pattern)
-        keys_reader, keys_only_reader, expected = pipe.execute()
-    count = [[str(len(expected))] if expected else [], []]
+    keys_reader = keys.run(f"GB().count().run({pattern!r})")
+    keys_only_reader = keys.run(f"GB('KeysOnlyReader').count().run({pattern!r})")
+    expected = keys.client.keys(pattern)
+    count = ([str(len(expected))] if expected else [], [])
     assert keys_reader == count
     assert keys_only_reader == count

@@ -198,29 +198,38 @@ def test_a_prefix_argument_is_ignored(env):
     assert env.results("GB().count().run(prefix='a', nonsense=[])") == ["2"]
 
 
+def no_scan(env, run):
+    """The record of the owner of a key; other shards say that they have no such key."""
+    found = sorted(records(env, f"{run}, noScan=True"), key=lambda r: r["type"] == "empty")
+    assert [r["type"] == "empty" for r in found] == [False] + [True] * (env.shard_count - 1)
+    return found[0]
+
+
 def test_no_scan(env):
     env.client.mset({"a": 1, "ab": 2, "a*": 3})
-    assert record(env, "'a', noScan=True")["value"] == "1"
-    assert record(env, "'a*', noScan=True")["value"] == "3"
-    assert record(env, "'a', noScan=True, readValue=False") == {"event": None, "key": "a"}
+    assert no_scan(env, "'a'")["value"] == "1"
+    assert no_scan(env, "'a*'")["value"] == "3"
+    found = records(env, "'a', noScan=True, readValue=False")
+    assert found == [{"event": None, "key": "a"}] * env.shard_count
 
 
 def test_no_scan_of_a_missing_key(env):
     missing = {"event": None, "key": "no", "type": "empty", "value": None}
-    assert record(env, "'no', noScan=True") == missing
-    assert record(env, "'no', noScan=True, allValues=True") == missing
+    assert records(env, "'no', noScan=True") == [missing] * env.shard_count
+    assert records(env, "'no', noScan=True, allValues=True") == [missing] * env.shard_count
 
 
 def test_no_scan_of_other_types(env):
     env.client.hset("h", "f", "v")
     env.client.rpush("l", "v")
     env.client.sadd("s", "v")
-    assert record(env, "'h', noScan=True")["value"] == {"f": "v"}
-    assert record(env, "'l', noScan=True")["value"] == ["v"]
-    assert record(env, "'s', noScan=True")["type"] == "set"
-    assert record(env, "'s', noScan=True, allValues=True")["value"] == {"v"}
+    assert no_scan(env, "'h'")["value"] == {"f": "v"}
+    assert no_scan(env, "'l'")["value"] == ["v"]
+    assert no_scan(env, "'s'")["type"] == "set"
+    assert no_scan(env, "'s', allValues=True")["value"] == {"v"}
 
 
+@pytest.mark.single("databases")
 def test_other_databases_are_not_read(env):
     with env.server.wire() as wire:
         wire.call("SELECT", "1")
@@ -252,7 +261,7 @@ def test_expired_keys_are_skipped(env):
     assert env.results("GB().map(lambda r: r['key']).run()") == ["stays"]
     assert env.results("GB().map(lambda r: r['key']).run(readValue=False)") == ["stays"]
     assert env.results("GB().count().run()") == ["1"]
-    assert record(env, "'string', noScan=True")["type"] == "empty"
+    assert {r["type"] for r in records(env, "'string', noScan=True")} == {"empty"}
     env.client.execute_command("DEBUG", "SET-ACTIVE-EXPIRE", 1)
 
 
@@ -291,15 +300,15 @@ def test_the_empty_key(env):
 
 
 def test_every_key_of_many(env):
-    env.client.execute_command("DEBUG", "POPULATE", 20000)
-    env.client.execute_command("DEBUG", "POPULATE", 10, "other")
+    env.fill(20000)
+    env.fill(10, "other")
     keys = env.results("GB().map(lambda r: r['key']).run('key:*')")
     assert len(keys) == 20000
     assert set(keys) == {f"key:{i}" for i in range(20000)}
 
 
 def test_values_belong_to_their_keys(env):
-    env.client.execute_command("DEBUG", "POPULATE", 5000)
+    env.fill(5000)
     wrong = "GB().filter(lambda r: r['value'] != 'value:' + r['key'].split(':')[1]).count().run()"
     assert env.results(wrong) == []
     assert env.results("GB().count().run()") == ["5000"]
@@ -325,22 +334,22 @@ def test_mixed_types_and_sizes(env):
 
 
 def test_writes_while_reading(env):
-    env.client.execute_command("DEBUG", "POPULATE", 2000)
+    env.fill(2000)
     results = env.results(
         """
         def move(r):
-            execute('set', 'new:' + r['key'], r['value'])
+            execute('set', 'new:{%s}' % r['key'], r['value'])
             execute('del', r['key'])
         GB().foreach(move).map(lambda r: r['key']).run('key:*')
         """
     )
     assert set(results) == {f"key:{i}" for i in range(2000)}
     assert env.client.dbsize() == 2000
-    assert env.client.get("new:key:7") == "value:7"
+    assert env.client.get("new:{key:7}") == "value:7"
 
 
 def test_flushall_while_reading(env):
-    env.client.execute_command("DEBUG", "POPULATE", 5000)
+    env.fill(5000)
     _, errors = env.run(
         """
         def flush(r):
@@ -362,7 +371,7 @@ def test_a_key_that_vanishes_between_scan_and_step(env):
 
 
 def test_several_reads_at_once(env):
-    env.client.execute_command("DEBUG", "POPULATE", 5000)
+    env.fill(5000)
     identifiers = [env.start("GB().count().run()") for _ in range(6)]
     assert [env.wait(identifier) for identifier in identifiers] == [(["5000"], [])] * 6
 
@@ -386,8 +395,9 @@ def test_wrong_arguments(env, arguments, text):
 
 @pytest.mark.parametrize("mode", ["async", "async_local"])
 def test_modes(env, mode):
-    env.client.set("x", 1)
-    assert env.results(f"GB().count().run(mode='{mode}')") == ["1"]
+    env.each(lambda shard: shard.client.set(shard.key("x"), 1))
+    count = env.shard_count if mode == "async" else 1
+    assert env.results(f"GB().count().run(mode='{mode}')") == [str(count)]
 
 
 def test_records_are_plain_dicts(env):

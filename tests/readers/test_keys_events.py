@@ -4,6 +4,8 @@ import pytest
 from env import HOLD
 from server import wait_until
 
+pytestmark = pytest.mark.lopsided
+
 MODES = ["sync", "async_local", "async"]
 LOG = "foreach(lambda r: execute('rpush', 'log', str(r)))"
 
@@ -122,12 +124,12 @@ def test_an_evicted_key(new_env):
 
 
 def test_a_renamed_key(env):
-    env.client.set("k1", "v")
+    env.client.set("k1{x}", "v")
     listen(env)
-    env.client.rename("k1", "k2")
+    env.client.rename("k1{x}", "k2{x}")
     assert env.log_list() == [
-        str({"event": "rename_from", "key": "k1", "type": "empty", "value": None}),
-        str({"event": "rename_to", "key": "k2", "type": "string", "value": "v"}),
+        str({"event": "rename_from", "key": "k1{x}", "type": "empty", "value": None}),
+        str({"event": "rename_to", "key": "k2{x}", "type": "string", "value": "v"}),
     ]
 
 
@@ -167,12 +169,12 @@ GB().foreach(work).{LOG}.register('k*', mode='async_local')
 """
     )
     env.client.set("k", 1)
-    wait_until(lambda: env.client.exists("held"))
+    wait_until(env.held)
     env.client.set("k1", "old")
     env.client.set("k1", "new")
     env.client.set("k2", "gone")
     env.client.delete("k2")
-    env.client.set("go", 1)
+    env.go()
     env.wait_log(
         [
             str({"event": "set", "key": "k", "type": "string", "value": "1"}),
@@ -342,11 +344,11 @@ def test_settings_of_notifications_do_not_matter(env):
 def test_within_multi(env, mode):
     listen(env, mode=mode)
     pipe = env.client.pipeline()
-    pipe.set("k1", "a")
-    pipe.set("k2", "b")
+    pipe.set("k1{x}", "a")
+    pipe.set("k2{x}", "b")
     assert pipe.execute() == [True, True]
     wait_until(lambda: env.client.llen("log") == 2)
-    assert names(env) == ["k1", "k2"]
+    assert names(env) == ["k1{x}", "k2{x}"]
 
 
 def test_a_sync_function_in_multi_sees_each_state(env):
@@ -428,8 +430,8 @@ def test_writes_of_a_sync_function_fire_nothing_within_one_unit(env, writing):
     )
     if writing == "multi":
         pipe = env.client.pipeline()
-        pipe.set("k1", 1)
-        pipe.set("k2", 1)
+        pipe.set("k1{x}", 1)
+        pipe.set("k2{x}", 1)
         pipe.execute()
     else:
         env.client.eval("redis.call('set', 'k1', 1) redis.call('set', 'k2', 1)", 0)
@@ -511,7 +513,8 @@ def test_writes_of_an_asynchronous_function_fire(env, mode):
 def test_writes_of_runs_and_scripts_fire(env):
     listen(env)
     env.execute("execute('set', 'k1', 1)")
-    env.results("GB('ShardsIDReader').foreach(lambda x: execute('set', 'k2', 1)).run()")
+    write = "GB('ShardsIDReader').foreach(lambda x: execute('set', 'k2', 1))"
+    env.results(f"{write}.run(mode='async_local')")
     assert names(env) == ["k1", "k2"]
 
 
@@ -537,11 +540,11 @@ GB().{LOG}.register('k', mode='sync', eventTypes=['expired'])
 """
     )
     env.client.set("k0", 1)
-    wait_until(lambda: env.client.exists("held"))
+    wait_until(env.held)
     env.client.set("k", 1, px=20)
     env.client.set("clock", 1, px=30)
     wait_until(lambda: not env.client.exists("clock"))
-    env.client.set("go", 1)
+    env.go()
     env.wait_log([str({"event": "expired", "key": "k", "type": "empty", "value": None})])
     env.client.execute_command("DEBUG", "SET-ACTIVE-EXPIRE", 1)
 
@@ -624,6 +627,7 @@ def test_reading_leaves_strings_as_they_are_stored(env, mode, value):
     assert env.client.object("encoding", "other") == before
 
 
+@pytest.mark.single("databases")
 @pytest.mark.parametrize("mode", MODES)
 def test_records_of_other_databases(env, mode):
     """They show the key that the event is about, not its namesake in database 0."""
@@ -643,6 +647,7 @@ def test_records_of_other_databases(env, mode):
     env.wait_log(["string there", "hash {'f': 'v'}", "string again"])
 
 
+@pytest.mark.single("databases")
 @pytest.mark.parametrize("mode", MODES)
 def test_an_overridden_reply_of_another_database(env, mode):
     env.client.set("k", "here")
@@ -669,11 +674,11 @@ def test_a_key_that_is_deleted_and_comes_back(env, how):
     env.client.set("k1", "old")
     if how == "transaction":
         with env.client.pipeline(transaction=True) as pipe:
-            pipe.delete("k1").set("k1", "new").set("k2", "x").delete("k2").execute()
+            pipe.delete("k1").set("k1", "new").set("k{k1}", "x").delete("k{k1}").execute()
     else:
         code = """
             redis.call('del', 'k1'); redis.call('set', 'k1', 'new')
-            redis.call('set', 'k2', 'x'); redis.call('del', 'k2')
+            redis.call('set', 'k{k1}', 'x'); redis.call('del', 'k{k1}')
         """
         env.client.eval(code, 0)
     env.wait_log(

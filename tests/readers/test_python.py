@@ -1,4 +1,12 @@
 import pytest
+from env import one_shard
+
+
+def check(env, results, expected):
+    """The same from every shard; from one of them in this order."""
+    if env.shard_count == 1:
+        assert results == expected
+    assert sorted(results) == sorted(expected * env.shard_count)
 
 
 def test_a_generator_function(env):
@@ -9,17 +17,17 @@ def test_a_generator_function(env):
     GB('PythonReader'{}).run({})
     """
     expected = ["0", "1", "2", "3", "4"]
-    assert env.results(script.format("", "numbers")) == expected
-    assert env.results(script.format(", numbers", "")) == expected
+    check(env, env.results(script.format("", "numbers")), expected)
+    check(env, env.results(script.format(", numbers", "")), expected)
 
 
 def test_a_function_that_returns_a_generator(env):
     script = "GB('PythonReader').run(lambda: (i * i for i in range(4)))"
-    assert env.results(script) == ["0", "1", "4", "9"]
+    check(env, env.results(script), ["0", "1", "4", "9"])
 
 
 def test_order_is_kept_over_many_records(env):
-    script = "GB('PythonReader').map(lambda x: x + 1).run(lambda: (i for i in range(10000)))"
+    script = f"{one_shard('range(10000)')}.map(lambda x: x + 1).run()"
     assert env.results(script) == [str(i + 1) for i in range(10000)]
 
 
@@ -27,7 +35,7 @@ def test_order_is_kept_over_many_records(env):
 def test_a_function_that_returns_something_else(env, value):
     """The original called it for ever."""
     script = f"GB('PythonReader').map(lambda x: type(x).__name__).run(lambda: {value})"
-    assert env.results(script) == [type(eval(value)).__name__]
+    assert env.results(script) == [type(eval(value)).__name__] * env.shard_count
 
 
 def test_an_empty_generator(env):
@@ -44,9 +52,8 @@ def test_an_exception_ends_the_reading(env):
         GB('PythonReader').run(numbers)
         """
     )
-    assert results == ["1", "2"]
-    assert len(errors) == 1
-    assert "ValueError: no more" in errors[0]
+    check(env, results, ["1", "2"])
+    assert ["ValueError: no more" in error for error in errors] == [True] * env.shard_count
 
 
 def test_an_exception_before_the_first_record(env):
@@ -58,8 +65,7 @@ def test_an_exception_before_the_first_record(env):
         """
     )
     assert results == []
-    assert len(errors) == 1
-    assert "not at all" in errors[0]
+    assert ["not at all" in error for error in errors] == [True] * env.shard_count
 
 
 def test_an_exception_lets_accumulators_finish(env):
@@ -72,8 +78,8 @@ def test_an_exception_lets_accumulators_finish(env):
         GB('PythonReader').count().run(numbers)
         """
     )
-    assert results == ["2"]
-    assert len(errors) == 1
+    assert results == [str(2 * env.shard_count)]
+    assert len(errors) == env.shard_count
 
 
 def test_values_of_any_type(env):
@@ -85,18 +91,17 @@ def test_values_of_any_type(env):
         yield object
     GB('PythonReader').run(values)
     """
-    assert env.results(script) == ["None", "b'x'", "{'a': 1}", "<class 'object'>"]
+    check(env, env.results(script), ["None", "b'x'", "{'a': 1}", "<class 'object'>"])
 
 
 def test_the_reader_may_execute(env):
-    env.client.rpush("l", "a", "b")
-    assert env.results(
-        """
-        def elements():
-            yield from execute('lrange', 'l', 0, -1)
-        GB('PythonReader').run(elements)
-        """
-    ) == ["a", "b"]
+    env.each(lambda shard: shard.client.rpush(shard.key("l"), "a", "b"))
+    script = """
+    def elements():
+        yield from execute('lrange', 'l{%s}' % hashtag(), 0, -1)
+    GB('PythonReader').run(elements)
+    """
+    check(env, env.results(script), ["a", "b"])
 
 
 def test_a_limit_ends_an_endless_generator(env):
@@ -104,7 +109,7 @@ def test_a_limit_ends_an_endless_generator(env):
     import itertools
     GB('PythonReader', lambda: (i for i in itertools.count())).limit(3).run()
     """
-    assert env.results(script) == ["0", "1", "2"]
+    check(env, env.results(script), ["0", "1", "2"])
 
 
 def test_an_error_ends_an_endless_generator(env):
@@ -112,7 +117,7 @@ def test_an_error_ends_an_endless_generator(env):
         """
         import itertools
         GB('PythonReader', lambda: (i for i in itertools.count())) \\
-            .map(lambda x: 10 // (5 - x)).run()
+            .map(lambda x: 10 // (5 - x)).run(mode='async_local')
         """
     )
     assert results == ["2", "2", "3", "5", "10"]
@@ -120,11 +125,11 @@ def test_an_error_ends_an_endless_generator(env):
 
 
 def test_state_of_the_generator_is_its_own(env):
-    identifiers = [
-        env.start("GB('PythonReader', lambda: (i for i in range(500))).run()") for _ in range(5)
-    ]
-    expected = ([str(i) for i in range(500)], [])
-    assert all(env.wait(identifier) == expected for identifier in identifiers)
+    script = "GB('PythonReader', lambda: (i for i in range(500))).run()"
+    for identifier in [env.start(script) for _ in range(5)]:
+        results, errors = env.wait(identifier)
+        assert errors == []
+        check(env, results, [str(i) for i in range(500)])
 
 
 @pytest.mark.parametrize("builder", ["GB('PythonReader')", "GB('PythonReader', 'text')"])
@@ -139,14 +144,18 @@ def test_not_a_function(env, argument):
 
 
 def test_other_arguments_are_ignored(env):
-    assert env.results("GB('PythonReader').run(lambda: (i for i in [1]), nonsense=1)") == ["1"]
+    script = "GB('PythonReader').run(lambda: (i for i in [1]), nonsense=1)"
+    check(env, env.results(script), ["1"])
 
 
 def test_the_reader_of_shard_ids(env):
-    assert env.results("GB('ShardsIDReader').run()") == ["1"]
-    assert env.results("GB('ShardsIDReader').run('ignored')") == ["1"]
-    assert env.results("GB('PythonReader', shardReaderCallback).run()") == ["1"]
-    assert env.results("GB('ShardsIDReader').run(mode='async_local')") == ["1"]
+    for builder in ("GB('ShardsIDReader')", "GB('PythonReader', shardReaderCallback)"):
+        assert sorted(env.results(f"{builder}.run()")) == env.ids
+        assert sorted(env.results(f"{builder}.run(mode='async')")) == env.ids
+    assert sorted(env.results("GB('ShardsIDReader').run('ignored')")) == env.ids
+    for shard in env.shards:
+        (found,) = shard.results("GB('ShardsIDReader').run(mode='async_local')")
+        assert found == ("1" if env.shard_count == 1 else shard.server.id)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +185,7 @@ def test_statement_style(env):
         gb = GearsBuilder('PythonReader')
         gb.map(lambda x: x + 1)
         gb.filter(lambda x: x % 2)
-        gb.run(lambda: (i for i in range(4)))
+        gb.run(lambda: (i for i in range(4)), mode='async_local')
         """
     ) == ["1", "3"]
 
@@ -185,8 +194,10 @@ def test_attributes_of_a_builder(env):
     env.execute(
         """
         gb = GB('ShardsIDReader', 'arg')
-        execute('set', 'found', str([gb.realReader, gb.reader, gb.defaultArg]))
+        found = str([gb.realReader, gb.reader, gb.defaultArg])
+        execute('set', 'found{%s}' % hashtag(), found)
         assert isinstance(gb.gearsCtx, PyFlatExecution)
         """
     )
-    assert env.client.get("found") == "['ShardsIDReader', 'PythonReader', 'arg']"
+    found = env.client.get(env.key("found"))
+    assert found == "['ShardsIDReader', 'PythonReader', 'arg']"

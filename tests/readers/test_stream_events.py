@@ -4,6 +4,8 @@ import pytest
 from env import HOLD
 from server import wait_until
 
+pytestmark = pytest.mark.lopsided
+
 MODES = ["sync", "async_local", "async"]
 LOG_ID = "foreach(lambda r: execute('rpush', 'log', r['id']))"
 BATCH = "aggregate([], lambda a, r: a + [r['id']], lambda a, r: a + r)"
@@ -250,10 +252,10 @@ def test_entries_that_others_remove(env):
         + ".register('s', batch=2, mode='async_local')"
     )
     add(env, *ids(1, 9))
-    wait_until(lambda: env.client.exists("held"))
+    wait_until(env.held)
     env.client.xdel("s", "4-1", "6-1")
     env.client.xtrim("s", maxlen=5)
-    env.client.set("go", 1)
+    env.go()
     wait_until(lambda: "8-1" in env.log_list())
     wait_until(lambda: pending(env) == 0)
     done = env.log_list()
@@ -444,8 +446,8 @@ GB('StreamReader').foreach(lambda r: execute('incr', 'n')).register('s', mode='a
     )
     add(env, *ids(1, 20))
     wait_until(lambda: env.client.get("n") == "20")
-    wait_until(lambda: env.client.exists("held"))
-    env.client.set("go", 1)
+    wait_until(env.held)
+    env.go()
     env.wait_log(ids(1, 20))
     wait_empty(env, "s")
 
@@ -539,6 +541,7 @@ def test_new_entries_only_counts_once(env):
     add(env, "5-1")
     env.unpause(env.identifier())
     env.wait_log(ids(4, 5))
+    wait_until(lambda: pending(env) == 0)
     env.reload()
     add(env, "6-1")
     env.wait_log(ids(4, 6))
@@ -602,18 +605,18 @@ def test_a_stream_that_is_deleted_while_it_is_processed(env):
         + ".register('s', mode='async_local')"
     )
     add(env, *ids(1, 3))
-    wait_until(lambda: env.client.exists("held"))
+    wait_until(env.held)
     env.client.delete("s")
-    env.client.set("go", 1)
+    env.go()
     env.settled()
     add(env, "9-1")
     wait_until(lambda: env.log_list()[-1:] == ["9-1"])
 
 
 def test_a_renamed_stream(env):
-    add(env, *ids(1, 2), stream="old")
+    add(env, *ids(1, 2), stream="{new}old")
     listen(env, stream="new")
-    env.client.rename("old", "new")
+    env.client.rename("{new}old", "new")
     add(env, "3-1", stream="new")
     env.wait_log(ids(1, 3))
 
@@ -625,11 +628,11 @@ def test_aborting_an_execution_loses_nothing(env):
         + "onFailedPolicy='retry', onFailedRetryInterval=1, mode='async_local')"
     )
     add(env, *ids(1, 2))
-    wait_until(lambda: env.client.exists("held"))
+    wait_until(env.held)
     (running,) = [i for i, status in env.executions().items() if status == "running"]
     assert env.abort(running) == "OK"
     wait_until(lambda: env.data()["numFailures"] + env.data()["numAborted"] > 0)
-    env.client.set("go", 1)
+    env.go()
     env.wait_log(ids(1, 2))
     wait_empty(env, "s")
 

@@ -4,6 +4,8 @@ import pytest
 from env import HOLD
 from server import wait_until
 
+pytestmark = pytest.mark.lopsided
+
 LOG_ID = "foreach(lambda r: execute('rpush', 'log', r['id']))"
 SEES = f"{HOLD}GB('StreamReader').foreach(lambda r: hold()).{LOG_ID}.register"
 
@@ -35,14 +37,14 @@ GB('StreamReader').foreach(see).register('s', mode='{mode}', batch={batch},
 """
     )
     add(env, *[f"100-{i}" for i in range(batch)])
-    wait_until(lambda: env.client.exists("held"))
+    wait_until(env.held)
     env.client.delete("s")
     add(env, *[f"5-{i}" for i in range(batch)])
-    env.client.set("go", 1)
+    env.go()
     if outcome == "fail" and policy == "abort":
         env.wait_data(status="ABORTED")
         assert env.client.xlen("s") == batch
-        env.client.delete("held")
+        env.client.delete(env.key("held"))
         env.unpause(env.identifier())
     wait_until(lambda: f"5-{batch - 1}" in env.log_list() or "5-0" in env.log_list())
     if outcome == "pass":
@@ -58,11 +60,11 @@ def test_a_paused_function_and_a_new_stream(env):
     """The batch that runs on after a pause is of the old stream."""
     env.register(SEES + "('s', mode='async_local')")
     add(env, "100-0")
-    wait_until(lambda: env.client.exists("held"))
+    wait_until(env.held)
     env.pause(env.identifier())
     env.client.delete("s")
     add(env, "5-0")
-    env.client.set("go", 1)
+    env.go()
     env.wait_log(["100-0"])
     env.settled()
     env.unpause(env.identifier())
@@ -73,8 +75,8 @@ def test_a_position_that_others_set_back(env):
     """XGROUP SETID while a batch runs: what comes after the position is read again."""
     env.register(SEES + "('s', mode='async_local', trimStream=False)")
     add(env, "1-1", "2-1")
-    wait_until(lambda: env.client.exists("held"))
-    env.client.set("go", 1)
+    wait_until(env.held)
+    env.go()
     env.wait_log(["1-1", "2-1"])
     env.settled()
     env.client.xgroup_setid("s", "__gears_consumer_group__", "1-1")
@@ -86,13 +88,14 @@ def test_a_position_that_others_set_back(env):
 def test_a_flush_while_a_batch_runs(env, command):
     env.register(SEES + "('s', mode='async_local')")
     add(env, "100-0")
-    wait_until(lambda: env.client.exists("held"))
+    wait_until(env.held)
     env.call(command)
     add(env, "5-0")
-    env.client.set("go", 1)
+    env.go()
     env.wait_log(["100-0", "5-0"])
 
 
+@pytest.mark.single("databases")
 @pytest.mark.parametrize("mode", ["sync", "async_local"])
 def test_other_databases_do_not_matter(env, mode):
     """FLUSHDB, DEL and XADD elsewhere: the streams here go on, each entry once."""
@@ -110,6 +113,7 @@ def test_other_databases_do_not_matter(env, mode):
     assert env.settled()["numFailures"] == 0
 
 
+@pytest.mark.single("databases")
 @pytest.mark.parametrize("prefix", ["s", "s*"])
 @pytest.mark.parametrize("mode", ["sync", "async_local"])
 def test_streams_come_with_a_database(env, prefix, mode):
@@ -169,7 +173,7 @@ SLOW = (
 def slow(r):
     execute('rpush', 'log', r['id'])
     hold()
-GB('StreamReader').foreach(slow).register('s', mode='async_local', {})
+GB('StreamReader').foreach(slow).register('s', mode='async_local', trimStream=TRIM)
 """
 )
 
@@ -179,41 +183,61 @@ STRANGERS = {
     "destroy": [("XGROUP", "CREATE", "s", "o", "0"), ("XGROUP", "DESTROY", "s", "o")],
     "consumer": [("XGROUP", "CREATECONSUMER", "s", "__gears_consumer_group__", "c")],
     "xsetid": [("XSETID", "s", "99-1")],
-    "other database": [("SELECT", "1"), ("SET", "s", "x"), ("DEL", "s"), ("SELECT", "0")],
-    "rename": [("RENAME", "s", "t"), ("RENAME", "t", "s")],
+    "rename": [("RENAME", "s", "{s}t"), ("RENAME", "{s}t", "s")],
 }
+OTHER_DATABASE = [("SELECT", "1"), ("SET", "s", "x"), ("DEL", "s"), ("SELECT", "0")]
 
 
 @pytest.mark.parametrize("what", STRANGERS)
 def test_a_backlog_goes_on_whatever_others_do(env, what):
-    env.register(SLOW.format("trimStream=False"))
+    check_backlog(env, STRANGERS[what], twice=what == "rename")
+
+
+@pytest.mark.single("databases")
+def test_a_backlog_goes_on_whatever_happens_in_another_database(env):
+    check_backlog(env, OTHER_DATABASE)
+
+
+def check_backlog(env, commands, twice=False):
+    env.register(SLOW.replace("TRIM", "False"))
     expected = [f"{i}-1" for i in range(1, 7)]
     add(env, *expected)
-    wait_until(lambda: env.client.exists("held"))
-    for words in STRANGERS[what]:
+    wait_until(env.held)
+    for words in commands:
         assert "ERR" not in str(env.call(*words))
-    env.client.set("go", 1)
+    env.go()
     wait_until(lambda: env.log_list()[-1:] == ["6-1"])
     seen = env.log_list()
     # What was under way may come again where the stream was another one in between.
     assert list(dict.fromkeys(seen)) == expected
-    if what != "rename":
+    if not twice:
         assert seen == expected
 
 
-@pytest.mark.parametrize("what", ["create", "setid", "destroy", "xsetid", "other database"])
+@pytest.mark.parametrize("what", ["create", "setid", "destroy", "xsetid"])
 @pytest.mark.parametrize("mode", ["sync", "async_local"])
 def test_a_partial_batch_waits_for_its_time_whatever_others_do(env, what, mode):
+    check_partial_batch(env, mode, STRANGERS[what])
+
+
+@pytest.mark.single("databases")
+@pytest.mark.parametrize("mode", ["sync", "async_local"])
+def test_a_partial_batch_waits_whatever_happens_in_another_database(env, mode):
+    check_partial_batch(env, mode, OTHER_DATABASE)
+
+
+def check_partial_batch(env, mode, commands):
     env.register(
         f"GB('StreamReader').{LOG_ID}.register('s', mode='{mode}', batch=3, duration=1500)"
     )
     add(env, "1-1", "2-1")
-    for words in STRANGERS[what]:
+    for words in commands:
         env.call(*words)
     assert env.log_list() == []
     env.wait_log(["1-1", "2-1"])
 
 
+@pytest.mark.single("databases")
 @pytest.mark.parametrize("mode", ["sync", "async_local"])
 def test_entries_of_another_database_complete_no_batch(env, mode):
     env.register(f"GB('StreamReader').{LOG_ID}.register('s', mode='{mode}', batch=3)")
@@ -232,24 +256,24 @@ def test_entries_of_another_database_complete_no_batch(env, mode):
 def test_a_stream_that_comes_whole(env, mode, way):
     """Its entries are read at once: nobody has to add one first."""
     env.register(f"GB('StreamReader').{LOG_ID}.register('s*', mode='{mode}')")
-    add(env, "1-1", "2-1", stream="other")
+    add(env, "1-1", "2-1", stream="{s1}other")
     if way == "rename":
-        env.client.rename("other", "s1")
+        env.client.rename("{s1}other", "s1")
     elif way == "copy":
-        env.client.copy("other", "s1")
+        env.client.copy("{s1}other", "s1")
     else:
-        env.call("RESTORE", "s1", "0", env.binary.dump("other"))
+        env.call("RESTORE", "s1", "0", env.binary.dump("{s1}other"))
     env.wait_log(["1-1", "2-1"])
 
 
 def test_a_stream_that_comes_in_place_of_one_in_work(env):
     """The batch of the old stream neither acknowledges nor trims the new one's entries."""
-    env.register(SLOW.format(""))
+    env.register(SLOW.replace("TRIM", "True"))
     add(env, "100-1")
-    add(env, *[f"{i}-1" for i in range(1, 6)], stream="other")
-    wait_until(lambda: env.client.exists("held"))
-    env.client.rename("other", "s")
-    env.client.set("go", 1)
+    add(env, *[f"{i}-1" for i in range(1, 6)], stream="{s}other")
+    wait_until(env.held)
+    env.client.rename("{s}other", "s")
+    env.go()
     env.wait_log(["100-1", *[f"{i}-1" for i in range(1, 6)]])
 
 
@@ -271,12 +295,12 @@ GB('StreamReader').foreach(old).register('s', mode='async_local', batch=2, trimS
     )
     entries = [f"{i}-1" for i in range(1, 11)]
     add(env, *entries)
-    wait_until(lambda: env.client.exists("held"))
+    wait_until(env.held)
     new = f"GB('StreamReader').{LOG_ID}.register('s', mode='async_local', trimStream=False)"
     env.register(new, "ID", "x", "UPGRADE")
     env.wait_log(entries)
     env.settled()
-    env.client.set("go", 1)
+    env.go()
     wait_until(lambda: all(status == "done" for status in env.executions().values()))
     add(env, "11-1")
     env.wait_log([*entries, "11-1"])

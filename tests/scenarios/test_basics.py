@@ -1,8 +1,10 @@
 """Acceptance scenarios of running plans."""
 
 import ast
+import time
 
 import pytest
+from env import pairs
 from server import wait_until
 from wire import Error
 
@@ -54,6 +56,7 @@ def test_bas_05_countby(env):
     assert pairs_of(results) == [("0", 50), ("100", 50)]
 
 
+@pytest.mark.single("one record per group and shard")
 def test_bas_06_aggregation_per_shard(env):
     hundred(env)
     script = f"""
@@ -138,9 +141,9 @@ def test_bas_15_a_stream(env):
 
 
 def test_bas_18_nul_bytes(env):
-    env.binary.set(b"x", b"a\0b")
-    env.results("GB().foreach(lambda r: execute('SET', 'y', r['value'])).run('x')")
-    assert env.binary.get(b"y") == b"a\0b"
+    env.binary.set(b"{k}x", b"a\0b")
+    env.results("GB().foreach(lambda r: execute('SET', '{k}y', r['value'])).run('{k}x')")
+    assert env.binary.get(b"{k}y") == b"a\0b"
 
 
 def test_bas_20_every_key_once(env):
@@ -160,7 +163,7 @@ def test_bas_21_globals_are_per_script(env):
         return counter
     GB('ShardsIDReader').map(count).run()
     """
-    assert env.results(script) == env.results(script) == ["1"]
+    assert env.results(script) == env.results(script) == ["1"] * env.shard_count
 
 
 ENDLESS = """
@@ -241,6 +244,43 @@ def test_bas_31_shard_in_any_case(env):
     assert len(env.call("RG.GETEXECUTION", identifier, "sHARD")) == 1
 
 
+@pytest.mark.cluster
+@pytest.mark.parametrize("word", ["Cluster", "CLUSTER", "cluster"])
+def test_bas_32_cluster_in_any_case(env, word):
+    identifier = env.start("GB('ShardsIDReader').run()")
+    env.wait(identifier)
+    entries = [pairs(entry) for entry in env.call("RG.GETEXECUTION", identifier, word)]
+    assert sorted(entry[b"shard_id"].decode() for entry in entries) == env.ids
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("value", ["_thread.allocate_lock()", "(i for i in [1])"])
+def test_bas_33_records_that_do_not_travel(env, value):
+    """One error for each other shard; the record of the first one makes no journey."""
+    script = f"""
+    import _thread
+    GB('ShardsIDReader').map(lambda x: {value}).collect().map(lambda x: 'here').run()
+    """
+    results, errors = env.run(script)
+    assert results == ["here"]
+    assert len(errors) == env.shard_count - 1
+
+
+@pytest.mark.cluster
+def test_bas_35_shards_that_are_silent(env):
+    env.config("ExecutionMaxIdleTime", 500)
+    script = f"""
+    import time
+    def work(x):
+        if x != '{env.server.id}':
+            time.sleep(1)
+    GB('ShardsIDReader').foreach(work).run()
+    """
+    results, errors = env.run(script)
+    assert results == [env.server.id]
+    assert errors == ["Execution max idle reached"]
+
+
 def test_bas_34_atomic(env):
     script = """
     def work(x):
@@ -262,7 +302,10 @@ def test_bas_36_stream_from_an_id(env):
 
 
 def test_bas_37_a_missing_key(env):
-    assert env.results("GB().map(lambda r: r['type']).run('no', noScan=True)") == ["empty"]
+    assert (
+        env.results("GB().map(lambda r: r['type']).run('no', noScan=True)")
+        == ["empty"] * env.shard_count
+    )
 
 
 def test_bas_38_without_value(env):
@@ -282,12 +325,12 @@ def test_bas_40_keys_only_in_small_steps(env):
 
 
 def test_bas_41_a_pattern_generator(env):
-    env.execute("execute('set', '{%s}' % hashtag(), 1)")
+    env.each(lambda shard: shard.client.set(f"{{{shard.tag}}}", 1))
     env.client.set("other", 1)
     script = """
     GB('KeysOnlyReader').count().run(patternGenerator=lambda: ('{%s}' % hashtag(), True))
     """
-    assert env.results(script) == ["1"]
+    assert env.results(script) == [str(env.shard_count)]
 
 
 def test_bas_42_in_multi(env):
@@ -316,12 +359,23 @@ def test_bas_43_aggregateby_with_a_mutable_zero(env):
     ]
 
 
+@pytest.mark.cluster
+def test_bas_44_net_10_a_refresh_of_one_shard(env):
+    hundred(env)
+    for shard in env.shards:
+        assert shard.call("RG.REFRESHCLUSTER") == "OK"
+        begin = time.monotonic()
+        assert env.results("GB().count().run()") == ["100"]
+        assert time.monotonic() - begin < 2
+
+
 def test_bas_45_a_user_key(env):
     saved = "OK - value was saved in extra config dictionary"
     assert env.call("RG.CONFIGSET", "user45", "value") == [saved]
     assert env.call("RG.CONFIGGET", "user45") == [b"value"]
 
 
+@pytest.mark.single("time events work on the keys of their server")
 def test_bas_16_a_time_event(env):
     env.client.mset({"x": 1, "y": 1, "z": 1})
     env.execute(
@@ -336,6 +390,7 @@ def test_bas_16_a_time_event(env):
     wait_until(lambda: min(map(int, env.client.mget("x", "y", "z"))) > 1)
 
 
+@pytest.mark.single("time events work on the keys of their server")
 def test_bas_17_the_end_of_a_time_event(env):
     """The second timer is the clock that shows that the first one stopped."""
     env.execute("registerTE(1, lambda: execute('incr', 'n'), 'timer')")
@@ -363,6 +418,7 @@ def test_bas_19_the_oldest_execution_goes(new_env):
     assert gone == min(before, key=lambda identifier: int(identifier.split("-")[1]))
 
 
+@pytest.mark.single("time events work on the keys of their server")
 def test_bas_24_time_events_of_two_sessions(env):
     for name in ("one", "two"):
         env.execute(
@@ -439,8 +495,9 @@ def test_bas_49_an_asynchronous_hook_and_execute(env, mode):
     env.register(
         f"GB('CommandReader').map(lambda r: call_next(*r[1:])).register(hook='set', mode='{mode}')"
     )
-    errors = env.errors("GB('ShardsIDReader').foreach(lambda x: execute('set', 'x', 1)).run()")
-    assert "blocking is not allowed" in errors[0]
+    write = "execute('set', 'x{%s}' % hashtag(), 1)"
+    errors = env.errors(f"GB('ShardsIDReader').foreach(lambda x: {write}).run()")
+    assert ["blocking is not allowed" in error for error in errors] == [True] * env.shard_count
 
 
 def test_bas_50_a_reply_that_becomes_an_error(env):
@@ -452,4 +509,4 @@ def test_bas_50_a_reply_that_becomes_an_error(env):
     )
     assert env.call("SET", "x", "1") == Error("ERR no")
     script = "GB('ShardsIDReader').map(lambda x: execute('ping')).run()"
-    assert env.results(script) == ["PONG"]
+    assert env.results(script) == ["PONG"] * env.shard_count

@@ -93,8 +93,9 @@ def test_err_17_unknown_words(env, words):
 
 def test_err_21_execute(env):
     assert "the given command must be a string" in env.refused("execute(1)")
-    (error,) = env.errors("GB('ShardsIDReader').map(lambda x: execute(1)).run()")
-    assert "the given command must be a string" in error
+    errors = env.errors("GB('ShardsIDReader').map(lambda x: execute(1)).run()")
+    assert len(errors) == env.shard_count
+    assert all("the given command must be a string" in error for error in errors)
 
 
 CHECKS = {

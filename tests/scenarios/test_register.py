@@ -11,12 +11,20 @@ from wire import Error, Simple
 
 def registered(env):
     """id -> status of the executions that registrations made."""
-    entries = map(pairs, env.client.execute_command("RG.DUMPEXECUTIONS"))
+    dumps = env.each(lambda shard: shard.client.execute_command("RG.DUMPEXECUTIONS"))
+    entries = [pairs(entry) for dump in dumps for entry in dump]
     return {entry["executionId"]: entry["status"] for entry in entries if entry["registered"] == 1}
 
 
+SEEN = """
+GB().repartition(lambda r: 'seen').foreach(lambda r: execute('sadd', 'seen', r['key'])) \\
+    .register('k*')
+"""
+
+
 def test_reg_01_a_key_event(env):
-    env.register("GB().foreach(lambda r: execute('sadd', 'seen', r['key'])).register('k*')")
+    """On a cluster the set is on another shard than the key."""
+    env.register(SEEN)
     env.client.set("k1", 1)
     wait_until(lambda: env.client.smembers("seen") == {"k1"})
     assert len(env.registrations()) == 1
@@ -24,12 +32,17 @@ def test_reg_01_a_key_event(env):
 
 
 def test_reg_02_unregister(env):
-    env.register("GB().foreach(lambda r: execute('sadd', 'seen', r['key'])).register('k*')")
+    env.register(SEEN)
     env.client.set("k1", 1)
     wait_until(lambda: env.client.smembers("seen") == {"k1"})
     env.unregister(env.identifier())
     assert env.registrations() == []
-    env.register("GB().foreach(lambda r: execute('set', 'after', 1)).register('k*')")
+    env.register(
+        """
+        GB().repartition(lambda r: 'after').foreach(lambda r: execute('set', 'after', 1)) \\
+            .register('k*')
+        """
+    )
     env.client.set("k2", 1)
     wait_until(lambda: env.client.exists("after"))
     assert env.client.smembers("seen") == {"k1"}
@@ -49,7 +62,7 @@ def test_reg_04_kept_executions_of_keys(env):
     for i in range(20):
         env.client.set(f"k{i}", i)
     env.wait_data(numSuccess=20)
-    wait_until(lambda: len(env.executions()) == 1)
+    wait_until(lambda: set(env.each(lambda shard: len(shard.executions()))) == {1})
 
 
 STUCK = """
@@ -103,8 +116,11 @@ def test_reg_06_abort_pending_executions_of_streams(new_env):
     check_abort_pending(env)
 
 
+COUNT = "{}.repartition(lambda r: 'n').foreach(lambda r: execute('incr', 'n')).register({})"
+
+
 def test_reg_07_a_prefix_of_streams(env):
-    env.register("GB('StreamReader').foreach(lambda r: execute('incr', 'n')).register('s*')")
+    env.register(COUNT.format("GB('StreamReader')", "'s*'"))
     env.add("s1")
     env.add("s2")
     env.add("other")
@@ -118,7 +134,7 @@ def test_reg_08_fields_as_keys(env):
     env.register(
         """
         GB('StreamReader').flatmap(lambda r: [(k, v) for k, v in r['value'].items()]) \\
-            .foreach(lambda x: execute('set', x[0], x[1])).register('s')
+            .repartition(lambda x: x[0]).foreach(lambda x: execute('set', x[0], x[1])).register('s')
         """
     )
     env.client.xadd("s", {"a": 1, "b": 2})
@@ -160,10 +176,12 @@ def test_reg_10_a_replica_runs_nothing(new_env):
 
 
 def test_reg_11_on_registered(env):
-    env.register("GB().register('k*', onRegistered=lambda: execute('set', 'ready', 1))")
-    assert env.client.get("ready") == "1"
+    ready = "execute('set', 'ready{%s}' % hashtag(), 1)"
+    env.register(f"GB().register('k*', onRegistered=lambda: {ready})")
+    assert env.each(lambda shard: shard.client.get(shard.key("ready"))) == ["1"] * env.shard_count
 
 
+@pytest.mark.lopsided
 def test_reg_12_the_rest_of_a_batch_after_a_reload(env):
     env.register(
         "GB('StreamReader').foreach(lambda r: execute('incr', 'n')).register('s', batch=5)"
@@ -209,7 +227,7 @@ def test_reg_14_a_promoted_replica_takes_over(new_env):
 
 
 def test_reg_15_key_types(env):
-    env.register("GB().foreach(lambda r: execute('incr', 'n')).register('*', keyTypes=['list'])")
+    env.register(COUNT.format("GB()", "'*', keyTypes=['list']"))
     env.client.lpush("l", 1)
     env.client.rpush("l", 1)
     env.client.set("x", 1)
@@ -242,9 +260,11 @@ def test_reg_17_a_trigger_in_every_mode(env, mode):
 
 def test_reg_18_an_asynchronous_trigger_runs_on_every_shard(env):
     env.register("GB('CommandReader').count().register(trigger='test')")
-    assert env.trigger("test") == ["1"]
+    for shard in env.shards:
+        assert shard.trigger("test") == [str(env.shard_count)]
 
 
+@pytest.mark.lopsided
 def test_reg_19_without_values(env):
     env.register(
         """
@@ -312,7 +332,7 @@ def test_reg_23_one_keys_builder_twice(env):
 def test_reg_24_one_stream_builder_twice(env):
     env.register(
         """
-        gb = GB('StreamReader').foreach(lambda r: execute('incr', 'n'))
+        gb = GB('StreamReader').repartition(lambda r: 'n').foreach(lambda r: execute('incr', 'n'))
         gb.register('s')
         gb.register('t')
         """
@@ -326,9 +346,9 @@ def test_reg_25_flushall_in_the_middle_of_a_batch(env):
     """The function waits for `go`, which FLUSHALL removes with all other keys."""
     env.register(HOLD + "GB('StreamReader').foreach(lambda r: hold()).register('s')")
     env.add("s", 3)
-    wait_until(lambda: env.client.exists("held"))
+    wait_until(env.held)
     env.client.flushall()
-    env.client.set("go", 1)
+    env.go()
     data = env.settled()
     assert data["numTriggered"] > 0
     assert data["numTriggered"] == data["numSuccess"]
@@ -347,6 +367,7 @@ def test_reg_26_27_override_a_reply(env, mode):
     assert env.call("GET", "x") == b"1"
 
 
+@pytest.mark.lopsided
 def test_reg_28_no_reply_to_override_in_multi(env):
     env.register(
         """
@@ -395,21 +416,22 @@ GB('CommandReader').foreach(work).register(trigger='queue', mode='async_local', 
 
 
 def check_order(env, name, expected):
-    env.client.delete("log", "held", "go")
+    env.client.delete("log", env.key("held"), env.key("go"))
     with env.server.wire() as slow, env.server.wire() as fast:
         slow.send("RG.TRIGGER", name, "slow")
-        wait_until(lambda: env.client.exists("held"))
+        wait_until(env.held)
         fast.send("RG.TRIGGER", name, "fast")
         if expected[0] == "fast":
             wait_until(lambda: env.log_list() == ["fast"])
         else:
             wait_until(lambda: "created" in env.executions().values())
-        env.client.set("go", 1)
+        env.go()
         assert slow.receive() == [str([name, "slow"]).encode()]
         assert fast.receive() == [str([name, "fast"]).encode()]
     assert env.log_list() == expected
 
 
+@pytest.mark.lopsided
 def test_reg_33_entries_of_before_a_sync_registration(env):
     env.add("s", 3)
     env.register(
@@ -480,13 +502,14 @@ GB('CommandReader').foreach(slow).foreach(lambda r: nope).register(trigger='t', 
         assert data["numFailures"] >= 1
         assert "nope" in data["lastError"]
     assert env.call("RG.CLEARREGISTRATIONSSTATS") == Simple("OK")
-    for entry in env.registrations():
+    for entry in [entry for shard in env.shards for entry in shard.registrations()]:
         data = entry["RegistrationData"]
         assert data["lastError"] is None
         numbers = [n for n in data if n.startswith(("num", "last", "total", "avg"))]
         assert all(float(data[name]) == 0 for name in numbers if name != "lastError"), data
 
 
+@pytest.mark.lopsided
 def test_reg_40_pause(env):
     env.register(
         "GB('StreamReader').foreach(lambda r: execute('incr', 'n')).register('s', mode='sync')"
@@ -512,6 +535,7 @@ def test_reg_41_keys_do_not_pause(env):
     )
 
 
+@pytest.mark.lopsided
 def test_reg_42_a_function_pauses_itself(env):
     env.register(
         """
@@ -533,6 +557,7 @@ def test_reg_42_a_function_pauses_itself(env):
     wait_until(lambda: env.client.xlen("s") == 0)
 
 
+@pytest.mark.lopsided
 def test_reg_43_unregister_before_the_timer(env):
     """The timer of the second registration starts later, so the first one's is over then."""
     env.register("GB('StreamReader').register('s', batch=2, duration=200)")
@@ -561,13 +586,14 @@ GB('StreamReader').foreach(work).register('s', mode='async_local')
 )
 
 
+@pytest.mark.lopsided
 def test_reg_44_pause_while_an_entry_is_processed(env):
     env.register(HELD_STREAM)
     env.client.xadd("s", {"f": "v"}, id="1-1")
     env.client.xadd("s", {"f": "v"}, id="2-1")
-    wait_until(lambda: env.client.exists("held"))
+    wait_until(env.held)
     env.pause(env.identifier())
-    env.client.set("go", 1)
+    env.go()
     wait_until(lambda: env.client.xlen("s") == 1)
     env.settled()
     assert env.client.xrange("s") == [("2-1", {"f": "v"})]
@@ -575,13 +601,14 @@ def test_reg_44_pause_while_an_entry_is_processed(env):
     assert env.data()["status"] == "PAUSED"
 
 
+@pytest.mark.lopsided
 def test_reg_45_pause_and_unpause_at_once(env):
     env.register(HELD_STREAM)
     env.add("s", 2)
-    wait_until(lambda: env.client.exists("held"))
+    wait_until(env.held)
     env.pause(env.identifier())
     env.unpause(env.identifier())
-    env.client.set("go", 1)
+    env.go()
     wait_until(lambda: env.client.xlen("s") == 0)
     assert env.data()["status"] == "OK"
     assert env.client.llen("log") >= 2
@@ -603,6 +630,7 @@ def test_reg_46_pause_while_waiting_for_a_retry(env):
 HUNDRED = [f"s{i}" for i in range(100)]
 
 
+@pytest.mark.lopsided
 def test_reg_47_retry_of_many_streams(env):
     env.register(
         HOLD
@@ -618,9 +646,9 @@ GB('StreamReader').foreach(work).register('s*', mode='async_local', onFailedPoli
     )
     for name in HUNDRED:
         env.add(name)
-    wait_until(lambda: env.client.exists("held"))
+    wait_until(env.held)
     wait_until(lambda: env.data()["numTriggered"] >= 100)
-    env.client.set("go", 1)
+    env.go()
     wait_until(lambda: env.data()["numFailures"] == 1)
     assert env.settled()["numAborted"] > 0
     wait_until(lambda: env.data()["lastError"] is None)
@@ -635,11 +663,11 @@ def test_reg_48_pause_of_many_streams(env):
     )
     for name in HUNDRED:
         env.add(name)
-    wait_until(lambda: env.client.exists("held"))
+    wait_until(env.held)
     wait_until(lambda: env.data()["numTriggered"] >= 100)
     env.pause(env.identifier())
     wait_until(lambda: env.data()["numAborted"] > 0)
-    env.client.set("go", 1)
+    env.go()
     before = env.settled()
     env.unpause(env.identifier())
     wait_until(lambda: sum(map(env.client.xlen, HUNDRED)) == 0)
@@ -663,10 +691,10 @@ def test_slow_triggers_do_not_hold_other_clients(env):
     env.register(HOLD + "GB('CommandReader').foreach(lambda r: hold()).register(trigger='t')")
     with env.server.wire() as wire:
         wire.send("RG.TRIGGER", "t")
-        wait_until(lambda: env.client.exists("held"))
+        wait_until(env.held)
         begin = time.monotonic()
         for _ in range(100):
             env.client.ping()
         assert time.monotonic() - begin < 5
-        env.client.set("go", 1)
-        assert [ast.literal_eval(r.decode()) for r in wire.receive()] == [["t"]]
+        env.go()
+        assert [ast.literal_eval(r.decode()) for r in wire.receive()] == [["t"]] * env.shard_count

@@ -1,4 +1,5 @@
 import pytest
+from env import one_shard
 
 ARITY = [
     ("map", "", "map"),
@@ -81,23 +82,24 @@ def test_the_error_has_the_class_of_the_module(env, method):
         try:
             GB().{method}()
         except redisgears.GearsError as error:
-            execute('set', 'caught', type(error).__module__ + '.' + type(error).__name__)
+            name = type(error).__module__ + '.' + type(error).__name__
+            execute('set', 'caught{{%s}}' % hashtag(), name)
         """
     )
-    assert env.client.get("caught") == "gears.error"
+    assert env.client.get(env.key("caught")) == "gears.error"
 
 
 @pytest.mark.parametrize("length", ["2**63", "2**64", "10**30"])
 def test_a_limit_beyond_64_bit(env, length):
     """Either is fine, as long as it is not cut to a small number."""
-    reply = env.call("RG.PYEXECUTE", f"GB('ShardsIDReader').limit({length}).run()")
+    reply = env.call("RG.PYEXECUTE", f"{one_shard([1])}.limit({length}).run()")
     assert reply == [[b"1"], []] or "limit" in reply
 
 
 def test_a_failed_step_does_not_change_the_plan(env):
     assert env.results(
-        """
-        gb = GB('ShardsIDReader')
+        f"""
+        gb = {one_shard([1])}
         try:
             gb.map(1)
         except Exception:

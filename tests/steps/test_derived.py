@@ -3,14 +3,10 @@
 import ast
 
 import pytest
+from env import one_shard
 
-
-def reader(values):
-    return f"GB('PythonReader', lambda: (x for x in {values!r}))"
-
-
-NUMBERS = reader(list(range(1, 11)))
-EMPTY = reader([])
+NUMBERS = one_shard("range(1, 11)")
+EMPTY = one_shard([])
 
 
 def groups(env, script):
@@ -29,12 +25,12 @@ def test_aggregate_combines_accumulators(env):
 
 
 def test_a_false_accumulator_becomes_zero_again(env):
-    script = f"{reader([1, -11, 5])}.aggregate(10, lambda a, r: a + r, lambda a, r: r).run()"
+    script = f"{one_shard([1, -11, 5])}.aggregate(10, lambda a, r: a + r, lambda a, r: r).run()"
     assert env.results(script) == ["15"]
 
 
 def test_a_false_accumulator_reaches_the_end(env):
-    script = f"{reader([1, -11])}.aggregate(10, lambda a, r: a + r, lambda a, r: r).run()"
+    script = f"{one_shard([1, -11])}.aggregate(10, lambda a, r: a + r, lambda a, r: r).run()"
     assert env.results(script) == ["0"]
 
 
@@ -50,12 +46,13 @@ def test_zero_is_copied(env):
 
 
 def test_zero_is_copied_deeply(env):
-    script = """
+    script = f"""
     def add(k, a, r):
         a['l'].append(r)
         return a
-    GB('PythonReader', lambda: (x for x in ['a', 'b', 'a'])) \\
-        .aggregateby(lambda r: r, {'l': []}, add, lambda k, a, r: {'l': a['l'] + r['l']}).run()
+    def combine(k, a, r):
+        return {{'l': a['l'] + r['l']}}
+    {one_shard(["a", "b", "a"])}.aggregateby(lambda r: r, {{'l': []}}, add, combine).run()
     """
     assert groups(env, script) == {"a": {"l": ["a", "a"]}, "b": {"l": ["b"]}}
 
@@ -76,7 +73,7 @@ def test_aggregateby_gives_the_key_as_text(env):
 
 def test_aggregateby_with_a_false_accumulator(env):
     script = f"""
-    {reader([1, -11, 5])}.aggregateby(
+    {one_shard([1, -11, 5])}.aggregateby(
         lambda r: 'k', 10, lambda k, a, r: a + r, lambda k, a, r: r).run()
     """
     assert groups(env, script) == {"k": 15}
@@ -102,14 +99,14 @@ def test_count_then_more(env):
     assert env.results(f"{NUMBERS}.count().count().run()") == ["1"]
 
 
-@pytest.mark.parametrize("reader_name", ["KeysReader", "KeysOnlyReader"])
-def test_count_of_keys(env, reader_name):
-    assert env.results(f"GB('{reader_name}').count().run()") == []
-    env.client.execute_command("DEBUG", "POPULATE", 5000)
+@pytest.mark.parametrize("reader", ["KeysReader", "KeysOnlyReader"])
+def test_count_of_keys(env, reader):
+    assert env.results(f"GB('{reader}').count().run()") == []
+    env.fill(5000)
     env.client.sadd("s", 1)
-    assert env.results(f"GB('{reader_name}').count().run()") == ["5001"]
-    assert env.results(f"GB('{reader_name}').count().run('key:1*')") == ["1111"]
-    assert env.results(f"GB('{reader_name}').count().run('no')") == []
+    assert env.results(f"GB('{reader}').count().run()") == ["5001"]
+    assert env.results(f"GB('{reader}').count().run('key:1*')") == ["1111"]
+    assert env.results(f"GB('{reader}').count().run('no')") == []
 
 
 def test_countby(env):
@@ -118,7 +115,7 @@ def test_countby(env):
 
 
 def test_countby_without_extractor(env):
-    assert groups(env, f"{reader([5, 5, '5', 'a', (1,)])}.countby().run()") == {
+    assert groups(env, f"{one_shard([5, 5, '5', 'a', (1,)])}.countby().run()") == {
         "5": 3,
         "a": 1,
         "(1,)": 1,
@@ -127,26 +124,31 @@ def test_countby_without_extractor(env):
 
 def test_avg(env):
     assert env.results(f"{NUMBERS}.avg().run()") == ["5.5"]
-    assert env.results(f"{reader(['1', '2'])}.avg().run()") == ["1.5"]
+    assert env.results(f"{one_shard(['1', '2'])}.avg().run()") == ["1.5"]
     assert env.results(f"{NUMBERS}.avg(lambda x: x * 2).run()") == ["11.0"]
 
 
 def test_avg_of_zeros(env):
-    assert env.results(f"{reader([0, 0])}.avg().run()") == ["0.0"]
+    assert env.results(f"{one_shard([0, 0])}.avg().run()") == ["0.0"]
 
 
 def test_sort_is_ascending_by_default(env):
     values = [5, 3, 9, 1, 3]
-    assert env.results(f"{reader(values)}.sort().run()") == ["1", "3", "3", "5", "9"]
-    assert env.results(f"{reader(values)}.sort(reverse=False).run()") == ["9", "5", "3", "3", "1"]
-    assert env.results(f"{reader(values)}.sort(False).run()") == ["9", "5", "3", "3", "1"]
+    assert env.results(f"{one_shard(values)}.sort().run()") == ["1", "3", "3", "5", "9"]
+    assert env.results(f"{one_shard(values)}.sort(reverse=False).run()") == [
+        "9",
+        "5",
+        "3",
+        "3",
+        "1",
+    ]
+    assert env.results(f"{one_shard(values)}.sort(False).run()") == ["9", "5", "3", "3", "1"]
 
 
 def test_sort_of_many(env):
     """A sort that copies its list for every record does not end in time."""
-    script = """
-    GB('PythonReader', lambda: ((i * 7919) % 100003 for i in range(100000))).sort().limit(5).run()
-    """
+    numbers = one_shard("((i * 7919) % 100003 for i in range(100000))")
+    script = f"{numbers}.sort().limit(5).run()"
     expected = sorted((i * 7919) % 100003 for i in range(100000))[:5]
     assert env.results(script) == [str(x) for x in expected]
 
@@ -157,22 +159,22 @@ def test_sort_of_equal_records_is_that_of_python(env):
     class Pair:
         def __init__(self, pair): self.pair = pair
         def __lt__(self, other): return self.pair[0] < other.pair[0]
-    {reader(values)}.map(lambda x: Pair(x)).sort().map(lambda x: x.pair[1]).run()
+    {one_shard(values)}.map(lambda x: Pair(x)).sort().map(lambda x: x.pair[1]).run()
     """
     by_number = sorted(values, key=lambda pair: pair[0], reverse=True)
     assert env.results(script) == [text for _, text in reversed(by_number)]
 
 
 def test_sort_of_records_that_do_not_compare(env):
-    results, errors = env.run(f"{reader([1, 'a'])}.sort().run()")
+    results, errors = env.run(f"{one_shard([1, 'a'])}.sort().run()")
     assert results == []
     assert len(errors) == 1
     assert "TypeError" in errors[0]
 
 
 def test_distinct(env):
-    assert sorted(env.results(f"{reader([1, 2, 1, 3, 2])}.distinct().run()")) == ["1", "2", "3"]
-    assert sorted(env.results(f"{reader([1, 1.0, True, 'a'])}.distinct().run()")) == ["1", "a"]
+    assert sorted(env.results(f"{one_shard([1, 2, 1, 3, 2])}.distinct().run()")) == ["1", "2", "3"]
+    assert sorted(env.results(f"{one_shard([1, 1.0, True, 'a'])}.distinct().run()")) == ["1", "a"]
 
 
 def test_distinct_of_dicts(env):

@@ -1,8 +1,9 @@
 import ast
 
 import pytest
+from env import one_shard
 
-WORDS = "GB('PythonReader', lambda: (x for x in ['a1', 'b1', 'a2', 'c1', 'a3', 'b2']))"
+WORDS = one_shard(["a1", "b1", "a2", "c1", "a3", "b2"])
 GROUPED = {"a": ["a1", "a2", "a3"], "b": ["b1", "b2"], "c": ["c1"]}
 REDUCED = {
     "groupby": "groupby({extractor}, lambda k, a, r: (a or []) + [r])",
@@ -27,7 +28,7 @@ def test_groups(env, step):
 @pytest.mark.parametrize("step", REDUCED)
 def test_no_records(env, step):
     call = REDUCED[step].format(extractor="lambda r: r[0]")
-    assert env.results(f"GB('PythonReader', lambda: (x for x in [])).{call}.run()") == []
+    assert env.results(f"{one_shard([])}.{call}.run()") == []
 
 
 @pytest.mark.parametrize("step", REDUCED)
@@ -87,8 +88,7 @@ def test_the_accumulator_starts_with_none(env, step):
 @pytest.mark.parametrize("step", REDUCED)
 def test_many_groups(env, step):
     call = REDUCED[step].format(extractor="lambda r: str(r % 3000)")
-    script = f"GB('PythonReader', lambda: (i for i in range(9000))).{call}.run()"
-    found = groups(env, script)
+    found = groups(env, f"{one_shard('range(9000)')}.{call}.run()")
     assert found == {str(i): [i, i + 3000, i + 6000] for i in range(3000)}
 
 
@@ -100,7 +100,7 @@ def test_an_error_of_the_reducer_starts_the_group_again(env, step):
             if r == 'a2':
                 raise ValueError('a2')
             return (a or []) + [r]
-        GB('PythonReader', lambda: (x for x in [1])) \\
+        {one_shard([1])} \\
             .flatmap(lambda x: ['b2', 'a3', 'b1', 'a2', 'a1']).{step}(lambda r: r[0], bad).run()
         """
     )

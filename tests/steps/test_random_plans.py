@@ -1,191 +1,17 @@
 """Random plans against a model of a few lines.
 
-The model pulls one record at a time from step to step, as the plan says it: an error goes to the
-end at once, and stops the reader, but neither what is inside the plan nor the accumulators.
+GEARTRAIN_PLANS is a measure of their number, by default 100.
 """
 
 import collections
-import copy
+import os
 
 import hypothesis
 import hypothesis.strategies as st
-import pytest
+from env import one_shard
+from reference import Shards, expected
 
-
-class Failed(Exception):
-    """An error record."""
-
-
-def call(function, *arguments):
-    try:
-        return function(*arguments)
-    except Exception as error:
-        return Failed(type(error).__name__)
-
-
-def reading(values, stop):
-    for value in values:
-        if stop:
-            return
-        yield value
-
-
-def mapping(function, records):
-    for record in records:
-        yield record if isinstance(record, Failed) else call(function, record)
-
-
-def filtering(function, records):
-    for record in records:
-        keep = True if isinstance(record, Failed) else call(function, record)
-        if isinstance(keep, Failed):
-            yield keep
-        elif keep:
-            yield record
-
-
-def visiting(function, records):
-    for record in records:
-        done = None if isinstance(record, Failed) else call(function, record)
-        yield done if isinstance(done, Failed) else record
-
-
-def flattening(function, records):
-    for record in mapping(function, records):
-        if isinstance(record, list):
-            yield from reversed(record)
-        else:
-            yield record
-
-
-def accumulating(function, records):
-    empty, accumulator = True, None
-    for record in records:
-        if isinstance(record, Failed):
-            yield record
-            continue
-        empty, accumulator = False, call(function, accumulator, record)
-        if isinstance(accumulator, Failed):
-            yield accumulator
-            empty, accumulator = True, None
-    if not empty:
-        yield accumulator
-
-
-def limiting(length, start, records):
-    index = 0
-    for record in records:
-        if isinstance(record, Failed):
-            yield record
-            continue
-        if index >= start + length:
-            return
-        if index >= start:
-            yield record
-        index += 1
-
-
-def text_key(function, record):
-    key = call(function, record)
-    return key if isinstance(key, str | Failed) else repr(key)
-
-
-def grouping(extractor, reducer, records):
-    groups = {}
-    for record in records:
-        key = record if isinstance(record, Failed) else text_key(extractor, record)
-        if isinstance(key, Failed):
-            yield key
-            continue
-        groups[key] = call(reducer, key, groups.get(key), record)
-        if isinstance(groups[key], Failed):
-            yield groups.pop(key)
-    for key, value in groups.items():
-        yield {"key": key, "value": value}
-
-
-def batch_grouping(extractor, reducer, records):
-    groups = {}
-    for record in records:
-        key = record if isinstance(record, Failed) else text_key(extractor, record)
-        if isinstance(key, Failed):
-            yield key
-        else:
-            groups.setdefault(key, []).append(record)
-    for key, batch in groups.items():
-        value = call(reducer, key, batch)
-        yield value if isinstance(value, Failed) else {"key": key, "value": value}
-
-
-def aggregating(zero, sequence, combine, records):
-    def start(accumulator):
-        return accumulator if accumulator else copy.deepcopy(zero)
-
-    first = accumulating(lambda a, r: sequence(start(a), r), records)
-    return accumulating(lambda a, r: combine(start(a), r), first)
-
-
-def aggregating_by(extractor, zero, sequence, combine, records):
-    def start(accumulator):
-        return accumulator if accumulator else copy.deepcopy(zero)
-
-    first = grouping(extractor, lambda k, a, r: sequence(k, start(a), r), records)
-    return grouping(lambda r: r["key"], lambda k, a, r: combine(k, start(a), r["value"]), first)
-
-
-def gathering(records):
-    gathered = []
-    for record in records:
-        if isinstance(record, Failed):
-            yield record
-        else:
-            gathered.append(record)
-    if gathered:
-        yield gathered
-
-
-def sorting(reverse, records):
-    return flattening(lambda r: sorted(r, reverse=reverse), gathering(records))
-
-
-def counting(records):
-    return aggregating(0, lambda a, r: a + 1, lambda a, r: a + r, records)
-
-
-def averaging(extractor, records):
-    pairs = aggregating(
-        (0, 0),
-        lambda a, r: (a[0] + r, a[1] + 1),
-        lambda a, r: (a[0] + r[0], a[1] + r[1]),
-        mapping(extractor, records),
-    )
-    return mapping(lambda x: x[0] / x[1], pairs)
-
-
-def repartitioning(extractor, records):
-    for record in records:
-        key = record if isinstance(record, Failed) else text_key(extractor, record)
-        yield key if isinstance(key, Failed) else record
-
-
-MODELS = {
-    "map": mapping,
-    "filter": filtering,
-    "foreach": visiting,
-    "flatmap": flattening,
-    "accumulate": accumulating,
-    "limit": limiting,
-    "groupby": grouping,
-    "localgroupby": grouping,
-    "batchgroupby": batch_grouping,
-    "repartition": repartitioning,
-    "aggregate": aggregating,
-    "aggregateby": aggregating_by,
-    "sort": sorting,
-    "count": counting,
-    "avg": averaging,
-    "collect": lambda records: records,
-}
+PLANS = int(os.environ.get("GEARTRAIN_PLANS", "100"))
 
 ONE = [
     "lambda x: x + 1",
@@ -245,7 +71,7 @@ steps = st.one_of(
     one_step("flatmap", LISTS),
     one_step("accumulate", FOLD),
     one_step("limit", small, small),
-    one_step("repartition", KEYS),
+    one_step("repartition", ["lambda x: 'k'", "lambda x: 'l' + str(6 // x)[:0]"]),
     one_step("collect"),
     one_step("aggregate", ["0", "10", "-3"], SEQUENCE, SEQUENCE),
     one_step("count"),
@@ -264,25 +90,15 @@ plans = (
 inputs = st.lists(st.integers(-3, 12), max_size=12)
 
 
-def expected(values, plan):
-    stop = []
-    records = reading(values, stop)
-    for name, arguments in plan:
-        records = MODELS[name](*map(eval, arguments), records)
-    results, errors = [], []
-    for record in mapping(lambda x: "r" + repr(x), records):
-        if isinstance(record, Failed):
-            errors.append(str(record))
-            stop.append(True)
-        else:
-            results.append(record)
-    return results, errors
+def calls(plan):
+    steps = "".join(f".{name}({', '.join(arguments)})" for name, arguments in plan)
+    return f"{steps}.map(lambda x: 'r' + repr(x)).run()"
 
 
-def script(values, plan):
-    calls = "".join(f".{name}({', '.join(arguments)})" for name, arguments in plan)
-    reader = f"GB('PythonReader', lambda: (x for x in {values}))"
-    return f"{reader}{calls}.map(lambda x: 'r' + repr(x)).run()"
+def check_errors(errors, names):
+    assert len(errors) == len(names)
+    for name, count in collections.Counter(names).items():
+        assert sum(f"{name}:" in error for error in errors) == count
 
 
 def test_the_model():
@@ -299,32 +115,127 @@ def test_the_model():
     assert expected([1, -11, 5], [("aggregate", ["10", *SEQUENCE[:1] * 2])])[0] == ["r25"]
 
 
-@pytest.fixture(scope="module")
-def client(shared_server):
-    client = shared_server.client()
-    yield client
-    client.close()
+def test_the_model_of_a_cluster():
+    slots = [range(8192), range(8192, 16384)]
+
+    def run(*plan):
+        results, errors = Shards([[1, 2], [3, 4]], slots).run(plan)
+        return sorted(results), errors
+
+    assert run() == (["r1", "r2", "r3", "r4"], [])
+    assert run(("limit", ["1", "0"])) == (["r1", "r3"], [])
+    assert run(("count", [])) == (["r4"], [])
+    assert run(("accumulate", ["lambda a, r: r + (a or 0)"])) == (["r3", "r7"], [])
+    assert run(("map", ["lambda x: 6 // (x - 3)"])) == (["r-3", "r-6", "r6"], ["ZeroDivisionError"])
+    at_one = ("repartition", ["lambda x: 'k'"])
+    assert run(at_one, ("accumulate", ["lambda a, r: 1 + (a or 0)"])) == (["r4"], [])
+    by = ("groupby", ["lambda x: x % 2", "lambda k, a, r: r + (a or 0)"])
+    assert run(by)[0] == ["r{'key': '0', 'value': 6}", "r{'key': '1', 'value': 4}"]
 
 
-@hypothesis.settings(max_examples=400)
+@hypothesis.settings(max_examples=4 * PLANS)
 @hypothesis.given(values=inputs, plan=plans)
-def test_random_plan(client, values, plan):
-    results, errors = client.execute_command("RG.PYEXECUTE", script(values, plan))
-    expected_results, expected_errors = expected(values, plan)
+def test_random_plan(env, values, plan):
+    """On a cluster all records come from one shard and go one way, so that their order is known."""
+    results, errors = env.run(one_shard(values) + calls(plan))
+    expected_results, expected_errors = expected(values, plan, stops=env.shard_count == 1)
     assert results == expected_results
-    assert len(errors) == len(expected_errors)
-    for name, count in collections.Counter(expected_errors).items():
-        assert sum(f"{name}:" in error for error in errors) == count
+    check_errors(errors, expected_errors)
 
 
-@hypothesis.settings(max_examples=40)
+@hypothesis.settings(max_examples=max(10, PLANS // 2))
 @hypothesis.given(
     plan=plans, size=st.sampled_from([999, 1000, 1001, 2500]), start=st.integers(-2500, 3)
 )
-def test_random_plan_over_many_records(client, plan, size, start):
+def test_random_plan_over_many_records(env, plan, size, start):
     """More records than fit in one chunk; an error may be anywhere."""
     values = f"range({start}, {start + size})"
-    reply = client.execute_command("RG.PYEXECUTE", script(values, plan))
-    expected_results, expected_errors = expected(eval(values), plan)
-    assert reply[0] == expected_results
-    assert len(reply[1]) == len(expected_errors)
+    results, errors = env.run(one_shard(values) + calls(plan))
+    expected_results, expected_errors = expected(eval(values), plan, stops=env.shard_count == 1)
+    assert results == expected_results
+    assert len(errors) == len(expected_errors)
+
+
+ADD, MAX, ALL = "r + (a or 0)", "r if a is None else max(a, r)", "1 + (a or 0)"
+INTO = ["lambda x: x + 1", "lambda x: x % 3", "lambda x: x * 2", "lambda x: -x", "lambda x: 0"]
+MORE = ["lambda x: [x, x + 1]", "lambda x: [x] * int(x % 4)", "lambda x: []", "lambda x: x"]
+FAILING = ["lambda x: 12 // x", "lambda x: 6 // (x - 5)"]
+AT = ["lambda x: x % 3", "lambda x: str(x)", "lambda x: 'k'"]
+VALUE = [("map", ["lambda r: r['value']"])]
+
+
+def groups(name, *choices):
+    return one_step(name, *choices).map(lambda steps: steps + VALUE)
+
+
+def without_order(failing):
+    """Steps from numbers to numbers whose results do not depend on the order of records."""
+    more = FAILING if failing else []
+    return st.one_of(
+        one_step("map", INTO + more),
+        one_step("filter", INTO + more),
+        one_step("foreach", INTO + more),
+        one_step("flatmap", MORE),
+        one_step("repartition", AT + more),
+        one_step("collect"),
+        one_step("accumulate", [f"lambda a, r: {fold}" for fold in (ADD, MAX, ALL)]),
+        one_step("aggregate", ["0"], ["lambda a, r: a + r"], ["lambda a, r: a + r"]),
+        one_step("count"),
+        one_step("avg", ["lambda x: x"]),
+        one_step("sort", ["True", "False"]),
+        one_step("distinct"),
+        groups("countby", AT + more),
+        groups("groupby", AT + more, [f"lambda k, a, r: {fold}" for fold in (ADD, MAX, ALL)]),
+        groups("localgroupby", AT + more, [f"lambda k, a, r: {fold}" for fold in (ADD, MAX, ALL)]),
+        groups("batchgroupby", AT + more, ["lambda k, rs: sum(rs)", "lambda k, rs: len(rs)"]),
+        groups("aggregateby", AT + more, ["0"], *[["lambda k, a, r: a + r"]] * 2),
+    )
+
+
+def joined(parts):
+    return [step for part in parts for step in part]
+
+
+def spread_plans(failing):
+    """What depends on the order of records comes first, while it is that of the reader."""
+    limit = one_step("limit", small, small)
+    begin = st.lists(st.one_of(one_step("map", INTO), one_step("flatmap", MORE), limit), max_size=2)
+    end = st.lists(without_order(failing), max_size=6)
+    return st.tuples(begin.map(joined), end.map(joined)).map(lambda parts: parts[0] + parts[1])
+
+
+cases = st.booleans().flatmap(
+    lambda failing: st.tuples(st.just(failing), st.lists(inputs, min_size=3), spread_plans(failing))
+)
+
+
+def check_spread(env, values, plan, failing=False):
+    """Every shard has records of its own; if steps may fail, all but the one that is asked."""
+    values = values[: env.shard_count]
+    if env.shard_count == 1:
+        expected_results, expected_errors = expected(values[0], plan)
+    else:
+        values[0] = [] if failing else values[0]
+        expected_results, expected_errors = Shards(values, env.cluster.slots).run(plan)
+    of_shards = dict(zip(env.each(lambda shard: shard.tag), values, strict=True))
+    reader = f"GB('PythonReader', lambda: (x for x in {of_shards}[hashtag()]))"
+    results, errors = env.run(reader + calls(plan))
+    assert sorted(results) == sorted(expected_results)
+    check_errors(errors, expected_errors)
+
+
+@hypothesis.settings(max_examples=4 * PLANS)
+@hypothesis.given(case=cases)
+def test_random_plan_over_spread_records(env, case):
+    failing, values, plan = case
+    check_spread(env, values, plan, failing)
+
+
+@hypothesis.settings(max_examples=max(10, PLANS // 2))
+@hypothesis.given(
+    plan=spread_plans(False).filter(lambda plan: sum(name == "flatmap" for name, _ in plan) <= 2),
+    sizes=st.lists(st.sampled_from([0, 1, 999, 1000, 1001, 2500]), min_size=3, max_size=3),
+    start=st.integers(-2500, 3),
+)
+def test_random_plan_over_many_spread_records(env, plan, sizes, start):
+    check_spread(env, [list(range(start, start + size)) for size in sizes], plan)

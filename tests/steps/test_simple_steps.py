@@ -1,13 +1,9 @@
 """map, filter, flatmap, foreach, accumulate, limit, collect, repartition."""
 
 import pytest
+from env import one_shard
 
-
-def reader(values):
-    return f"GB('PythonReader', lambda: (x for x in {values!r}))"
-
-
-NUMBERS = reader(list(range(6)))
+NUMBERS = one_shard("range(6)")
 
 
 def test_map(env):
@@ -48,13 +44,13 @@ def test_filter(env, condition, expected):
 
 
 def test_filter_passes_the_record_itself(env):
-    script = f"{reader([[1], [], [2]])}.filter(lambda x: x).run()"
+    script = f"{one_shard([[1], [], [2]])}.filter(lambda x: x).run()"
     assert env.results(script) == ["[1]", "[2]"]
 
 
 def test_flatmap_gives_the_last_element_first(env):
-    assert env.results(f"{reader([0])}.flatmap(lambda x: [1, 2, 3]).run()") == ["3", "2", "1"]
-    script = f"{reader(['ab', 'cd'])}.flatmap(lambda x: list(x)).run()"
+    assert env.results(f"{one_shard([0])}.flatmap(lambda x: [1, 2, 3]).run()") == ["3", "2", "1"]
+    script = f"{one_shard(['ab', 'cd'])}.flatmap(lambda x: list(x)).run()"
     assert env.results(script) == ["b", "a", "d", "c"]
 
 
@@ -74,16 +70,16 @@ def test_flatmap_gives_the_last_element_first(env):
     ],
 )
 def test_flatmap(env, value, expected):
-    assert env.results(f"{reader([0])}.flatmap(lambda x: {value}).run()") == expected
+    assert env.results(f"{one_shard([0])}.flatmap(lambda x: {value}).run()") == expected
 
 
 def test_flatmap_does_not_expand_a_generator(env):
-    script = f"{reader([0])}.flatmap(lambda x: (i for i in [1, 2])).map(lambda x: list(x)).run()"
+    script = f"{one_shard([0])}.flatmap(lambda x: (i for i in [1, 2])).map(lambda x: list(x)).run()"
     assert env.results(script) == ["[1, 2]"]
 
 
 def test_flatmap_of_many(env):
-    script = f"{reader([0, 1])}.flatmap(lambda x: list(range(5000))).count().run()"
+    script = f"{one_shard([0, 1])}.flatmap(lambda x: list(range(5000))).count().run()"
     assert env.results(script) == ["10000"]
 
 
@@ -92,14 +88,15 @@ def test_foreach_passes_the_same_object(env):
     def change(x):
         x.append('seen')
         return 'ignored'
-    {reader([[1], [2]])}.foreach(change).run()
+    {one_shard([[1], [2]])}.foreach(change).run()
     """
     assert env.results(script) == ["[1, 'seen']", "[2, 'seen']"]
 
 
 def test_foreach_has_effects(env):
-    env.results(f"{NUMBERS}.foreach(lambda x: execute('rpush', 'seen', x)).run()")
-    assert env.client.lrange("seen", 0, -1) == ["0", "1", "2", "3", "4", "5"]
+    write = "execute('rpush', 'seen{%s}' % hashtag(), x)"
+    env.results(f"{NUMBERS}.foreach(lambda x: {write}).run()")
+    assert env.client.lrange(env.source.key("seen"), 0, -1) == ["0", "1", "2", "3", "4", "5"]
 
 
 def test_accumulate(env):
@@ -122,7 +119,7 @@ def test_accumulate_to_none(env):
 
 
 def test_accumulate_nothing(env):
-    assert env.results(f"{reader([])}.accumulate(lambda a, r: 1).run()") == []
+    assert env.results(f"{one_shard([])}.accumulate(lambda a, r: 1).run()") == []
 
 
 @pytest.mark.parametrize(
@@ -159,10 +156,12 @@ def test_limit_does_not_cut_accumulators(env):
 
 
 def test_limit_stops_reading(env):
-    env.client.execute_command("DEBUG", "POPULATE", 5000)
-    script = "GB().foreach(lambda r: execute('incr', 'seen')).limit(3).run('key:*')"
-    assert len(env.results(script)) == 3
-    assert int(env.client.get("seen")) < 5000
+    env.fill(5000)
+    count = "execute('incr', 'seen{%s}' % hashtag())"
+    results = env.results(f"GB().foreach(lambda r: {count}).limit(3).run('key:*')")
+    assert len(results) == 3 * env.shard_count
+    for shard in env.shards:
+        assert 3 <= int(shard.client.get(shard.key("seen"))) < 1000
 
 
 @pytest.mark.parametrize("arguments", ["-1", "1, -1", "-1, -1"])
@@ -172,7 +171,9 @@ def test_limit_is_not_negative(env, arguments):
 
 def test_collect(env):
     assert env.results(f"{NUMBERS}.collect().collect().run()") == ["0", "1", "2", "3", "4", "5"]
-    assert env.results(f"{NUMBERS}.run(collect=False)") == ["0", "1", "2", "3", "4", "5"]
+    identifier = env.start(f"{NUMBERS}.run(collect=False)")
+    env.wait(identifier)
+    assert env.source.wait(identifier) == (["0", "1", "2", "3", "4", "5"], [])
 
 
 def test_repartition_passes_records_as_they_are(env):
@@ -186,9 +187,9 @@ def test_repartition_by_any_key(env, key):
 
 
 def test_order_through_a_long_plan(env):
-    script = """
-    GB('PythonReader', lambda: (i for i in range(5000))) \\
-        .map(lambda x: x + 1).filter(lambda x: x % 3).repartition(lambda x: str(x)) \\
+    script = f"""
+    {one_shard("range(5000)")} \\
+        .map(lambda x: x + 1).filter(lambda x: x % 3).repartition(lambda x: 'one place') \\
         .foreach(lambda x: None).collect().map(lambda x: x * 2).limit(4000).run()
     """
     expected = [str((i + 1) * 2) for i in range(5000) if (i + 1) % 3]
@@ -209,15 +210,16 @@ ERRORS = {
 
 @pytest.mark.parametrize("step", ERRORS)
 def test_an_error_stops_the_reader(env, step):
+    """That of the shard whose error it stays; where errors are sent to another one, it reads on."""
     script = f"""
     def bad(x):
         if x == 3:
             raise ValueError('three')
         return x
-    GB('PythonReader', lambda: (i for i in [1, 2, 3, 4])){ERRORS[step]}.run()
+    {one_shard([1, 2, 3, 4])}{ERRORS[step]}.run()
     """
     results, errors = env.run(script)
-    assert sorted(results) == ["1", "2"]
+    assert sorted(results) == (["1", "2"] if env.shard_count == 1 else ["1", "2", "4"])
     assert len(errors) == 1
     assert "ValueError: three" in errors[0]
 
@@ -225,37 +227,37 @@ def test_an_error_stops_the_reader(env, step):
 def test_an_error_does_not_stop_what_was_read(env):
     """The list is inside the plan already when its first element fails."""
     results, errors = env.run(
-        """
-        GB('PythonReader', lambda: (i for i in [1, 2])) \\
+        f"""
+        {one_shard([1, 2])} \\
             .flatmap(lambda x: [5, 10, 0, 20]).map(lambda x: 60 // x).run()
         """
     )
-    assert results == ["3", "6", "12"]
-    assert len(errors) == 1
+    # On a cluster the reader of the other shard goes on, with the same list once more.
+    times = 1 if env.shard_count == 1 else 2
+    assert results == ["3", "6", "12"] * times
+    assert len(errors) == times
 
 
 def test_errors_skip_all_callbacks(env):
     results, errors = env.run(
-        """
-        GB('PythonReader', lambda: (i for i in [1])).map(lambda x: nope) \\
-            .map(lambda x: execute('set', 'seen', 1)) \\
-            .foreach(lambda x: execute('set', 'seen', 1)) \\
-            .accumulate(lambda a, r: execute('set', 'seen', 1)).run()
+        f"""
+        seen = lambda *_: execute('set', 'seen{{%s}}' % hashtag(), 1)
+        {one_shard([1])}.map(lambda x: nope).map(seen).foreach(seen).accumulate(seen).run()
         """
     )
     assert results == []
     assert len(errors) == 1
-    assert not env.client.exists("seen")
+    assert env.client.dbsize() == 0
 
 
 def test_an_error_in_accumulate_starts_again(env):
     results, errors = env.run(
-        """
+        f"""
         def bad(a, x):
             if x == 20:
                 raise ValueError('twenty')
             return (a or []) + [x]
-        GB('PythonReader', lambda: (i for i in [1])) \\
+        {one_shard([1])} \\
             .flatmap(lambda x: [50, 40, 20, 10, 5]).accumulate(bad).run()
         """
     )
@@ -265,19 +267,19 @@ def test_an_error_in_accumulate_starts_again(env):
 
 def test_an_error_before_accumulate(env):
     results, errors = env.run(
-        """
-        GB('PythonReader', lambda: (i for i in range(1, 10))) \\
+        f"""
+        {one_shard("range(1, 10)")} \\
             .map(lambda x: 1 // (4 - x)).accumulate(lambda a, r: 1 + (a or 0)).run()
         """
     )
-    assert results == ["3"]
+    assert results == ["3" if env.shard_count == 1 else "8"]
     assert len(errors) == 1
 
 
 def test_errors_are_not_counted_by_limit(env):
     results, errors = env.run(
-        """
-        GB('PythonReader', lambda: (i for i in [1])) \\
+        f"""
+        {one_shard([1])} \\
             .flatmap(lambda x: [3, 2, 0, 1]).map(lambda x: 6 // x).limit(2).run()
         """
     )
@@ -287,11 +289,11 @@ def test_errors_are_not_counted_by_limit(env):
 
 def test_an_error_while_converting_to_text(env):
     (error,) = env.errors(
-        """
+        f"""
         class Bad:
             def __str__(self):
                 raise ValueError('no text')
-        GB('ShardsIDReader').map(lambda x: Bad()).run()
+        {one_shard([1])}.map(lambda x: Bad()).run()
         """
     )
     assert "no text" in error
@@ -299,10 +301,10 @@ def test_an_error_while_converting_to_text(env):
 
 def test_coroutines_have_to_wait(env):
     (error,) = env.errors(
-        """
+        f"""
         async def later(x):
             return x
-        GB('ShardsIDReader').map(later).run()
+        {one_shard([1])}.map(later).run()
         """
     )
     assert "not available yet" in error
