@@ -119,6 +119,16 @@ class Env:
         """`count` strings `prefix:0` ... with values `value:0` ..."""
         self.client.execute_command("DEBUG", "POPULATE", count, prefix)
 
+    def reaches_all_slots(self):
+        """Whether code inside a command with a key finds keys of other slots: not in a cluster on
+        servers that keep keys by slot."""
+        with self.server.client() as client:
+            info = client.info("server")
+        if "cluster" not in (info.get("redis_mode"), info.get("server_mode")):
+            return True
+        version = tuple(map(int, str(info["redis_version"]).split(".")[:2]))
+        return "valkey_version" not in info and version < (7, 4)
+
     def close(self):
         self.client.close()
         self.binary.close()

@@ -8,8 +8,6 @@ import threading
 import time
 
 import pytest
-from env import HOLD
-from faults.field import holds
 from faults.load import of_keys, verdict
 from faults.rounds import ROUNDS, dice
 from server import wait_until
@@ -118,13 +116,13 @@ def test_one_break_while_records_wait(field):
     """All shards have records on their way, for which there is no room, when all links break."""
     random = dice("break held")
     script = (
-        f"{HOLD}\ndef fold(k, a, x):\n    if a is None: hold()\n    return (a or 0) + 1\n"
+        "def fold(k, a, x):\n    if a is None: hold()\n    return (a or 0) + 1\n"
         f"{BIG}.groupby(lambda x: x[:2], fold){COUNT}"
     )
     for _ in range(2 * ROUNDS):
         field.forget()
-        run = field.run(random.choice(field.masters), script)
-        wait_until(lambda: all(map(holds, field.masters)), what="records on all shards")
+        run = field.run(random.choice(field.masters), field.holding + script)
+        wait_until(field.all_hold, what="records on all shards")
         for server in field.masters:
             for identifier in peers(server):
                 server.ask("CLIENT", "KILL", "ID", identifier)

@@ -6,8 +6,7 @@ Nothing is on disk: the shard that comes back has neither keys nor functions of 
 import time
 
 import pytest
-from env import HOLD
-from faults.field import holds, status, tag_of
+from faults.field import status
 from faults.load import NAMED, UNKNOWN, text
 from faults.rounds import LONG, ROUNDS, dice
 from server import wait_until
@@ -19,8 +18,7 @@ READING = {
     "groupby": f"{NUMBERS}.groupby(lambda x: x % 40, lambda k, a, x: x).run()",
     "collect": f"{NUMBERS}.run()",
 }
-GENERATE = f"""
-{HOLD}
+GENERATE = """
 def numbers():
     for i in range(2000):
         if i == 1000:
@@ -29,12 +27,6 @@ def numbers():
 """
 BIG = "GB('PythonReader', lambda: (str(i) + 'v' * 1000 for i in range(4000)))"
 """Too much to be on its way at once."""
-
-
-def hold_on(*servers):
-    """A script's `hold_there()`, which only holds on these shards."""
-    tags = [tag_of(server) for server in servers]
-    return f"{HOLD}\ndef hold_there():\n    if hashtag() in {tags}:\n        hold()\n"
 
 
 class Scene:
@@ -48,10 +40,15 @@ class Scene:
         self.victim = getattr(self, who)
 
     def run(self, script):
-        return self.field.run(self.initiator, script)
+        return self.field.run(self.initiator, self.field.holding + script)
+
+    def run_held(self, server, script):
+        """The script's `hold_there()` holds on that server only."""
+        there = f"def hold_there():\n    if os.getpid() == {server.pid}:\n        hold()\n"
+        return self.run(there + script)
 
     def wait_held(self, *servers):
-        wait_until(lambda: all(map(holds, servers)), what="a shard that holds")
+        wait_until(lambda: all(map(self.field.holds, servers)), what="a shard that holds")
 
     def wait_status(self, server, run, expected):
         wait_until(lambda: status(server, run.id) == expected, what=f"{run.id} {expected}")
@@ -80,7 +77,7 @@ class Scene:
     def grouped(self):
         """Records wait at a shard that takes no more, and on their way to it."""
         steps = ".groupby(lambda x: x[:3], lambda k, a, x: hold_there()).run()"
-        run = self.run(hold_on(self.third) + BIG + steps)
+        run = self.run_held(self.third, BIG + steps)
         self.wait_held(self.third)
         time.sleep(self.random.uniform(0, 0.3))
         self.kill()
@@ -89,7 +86,7 @@ class Scene:
     def collected(self):
         """The same, with the initiator as the one that takes no more."""
         steps = ".collect().map(lambda x: hold_there()).run()"
-        run = self.run(hold_on(self.initiator) + BIG + steps)
+        run = self.run_held(self.initiator, BIG + steps)
         self.wait_held(self.initiator)
         time.sleep(self.random.uniform(0, 0.3))
         self.kill()
@@ -98,7 +95,7 @@ class Scene:
     def ending(self):
         """One shard is at work; the initiator and the third one have done their part."""
         script = "GB('ShardsIDReader').foreach(lambda x: hold_there()).run(collect=False)"
-        run = self.run(hold_on(self.other) + script)
+        run = self.run_held(self.other, script)
         self.wait_held(self.other)
         self.wait_status(self.initiator, run, "pending_cluster")
         self.wait_status(self.third, run, "pending_termination")

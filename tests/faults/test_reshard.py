@@ -7,8 +7,7 @@ the streams.
 import time
 
 import pytest
-from env import HOLD
-from faults.field import holds, status
+from faults.field import status
 from faults.load import GROUP, KEYS, MOVED, Runner, of_keys, verdict
 from faults.rounds import LONG, ROUNDS, dice
 from redis.crc import key_slot
@@ -100,7 +99,7 @@ def test_slots_move_under_load(filled):
     field.idle()
 
 
-READ = f"{HOLD}\nGB().map(lambda r: [hold(), int(r['value'])][1])"
+READ = "GB().map(lambda r: [hold(), int(r['value'])][1])"
 HELD = {
     "count": f"{READ}.count().run('data:*')",
     "groupby": f"{READ}{GROUP}('data:*')",
@@ -113,7 +112,7 @@ def wait_reading(field, run, slot_is_on_its_way):
     """Until it is held everywhere; but it may end at once where a slot is on its way."""
     enough = any if slot_is_on_its_way else all
     wait_until(
-        lambda: enough(map(holds, field.masters)) or status(run.server, run.id) is None,
+        lambda: enough(map(field.holds, field.masters)) or status(run.server, run.id) is None,
         what="a run that reads",
     )
 
@@ -130,7 +129,7 @@ def test_slots_move_while_a_run_is_held(filled, name):
         before, after = turn % 2, random.choice([True, False])
         if before:
             move.begin()
-        run = field.run(random.choice(field.masters), HELD[name])
+        run = field.run(random.choice(field.masters), field.holding + HELD[name])
         wait_reading(field, run, before)
         if not before:
             move.begin()
@@ -149,7 +148,6 @@ def test_records_reach_the_shard_that_owns_their_key(filled):
     """What is grouped by a key can be looked up where it is, or says that it can not."""
     field, random = filled, dice("owner")
     script = (
-        f"{HOLD}\n"
         "def look(r):\n"
         "    return '%s=%s' % (r['key'], execute('GET', r['key']))\n"
         "GB().map(lambda r: [hold(), r['key']][1]).groupby(lambda k: k, lambda k, a, r: 1)"
@@ -159,8 +157,8 @@ def test_records_reach_the_shard_that_owns_their_key(filled):
     for _ in range(ROUNDS):
         field.forget()
         field.runs_right(of_keys()[:1])
-        run = field.run(random.choice(field.masters), script)
-        wait_until(lambda: all(map(holds, field.masters)), what="a run that reads")
+        run = field.run(random.choice(field.masters), field.holding + script)
+        wait_until(field.all_hold, what="a run that reads")
         Move(field, random, tag(random.randrange(HOT))).all()
         field.go()
         results, errors = run.result()

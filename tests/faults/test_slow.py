@@ -7,8 +7,6 @@ runs may end with an error, and whoever is slow comes back by itself.
 import time
 
 import pytest
-from env import HOLD
-from faults.field import holds
 from faults.load import of_keys, verdict
 from faults.rounds import LONG, ROUNDS, dice
 from server import wait_until
@@ -59,7 +57,6 @@ def test_a_short_while_in_the_middle_of_a_shuffle(filled):
     """It is stopped while records wait there and on their way to it."""
     field, random = filled, dice("shuffle")
     script = (
-        f"{HOLD}\n"
         "def fold(k, a, x):\n"
         "    if a is None: hold()\n"
         "    return (a or 0) + 1\n"
@@ -70,8 +67,8 @@ def test_a_short_while_in_the_middle_of_a_shuffle(filled):
     for _ in range(ROUNDS):
         field.forget()
         victim = random.choice(field.masters)
-        run = field.run(random.choice(field.masters), script)
-        wait_until(lambda: all(map(holds, field.masters)), what="records on all shards")
+        run = field.run(random.choice(field.masters), field.holding + script)
+        wait_until(field.all_hold, what="records on all shards")
         field.go()
         stop(field, victim, random.uniform(0.3, SHORT))
         assert run.result() == (["12000"], [])

@@ -295,7 +295,7 @@ pub(super) const COMMANDS: [Command; 31] = [
             "Runs a registered function by the name of its trigger, where a key is.",
             "Depends on the function",
             TRIGGER,
-            registrations::trigger,
+            registrations::trigger_on_key,
         )
     },
     command(

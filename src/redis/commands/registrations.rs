@@ -3,13 +3,21 @@
 use crate::engine::{CommandTrigger, Figures, Trigger};
 use crate::redis::Module;
 use crate::redis::config::ReplyVersion;
-use crate::redis::raw::{Args, Ctx, Info};
+use crate::redis::raw::{self, Args, Ctx, Info};
 use crate::redis::registrations::Listed;
 use crate::redis::reply;
 
-/// `RG.TRIGGER name argument ...`, `RG.TRIGGERONKEY name key argument ...`
+/// `RG.TRIGGER name argument ...`
 pub(super) fn trigger(module: &'static Module, ctx: Ctx<'_>, args: &Args<'_>) {
     module.registrations.trigger(ctx, args);
+}
+
+/// `RG.TRIGGERONKEY name key argument ...`
+pub(super) fn trigger_on_key(module: &'static Module, ctx: Ctx<'_>, args: &Args<'_>) {
+    let key = args.rest().get(1).copied();
+    raw::in_slot_of(module.server, key, || {
+        module.registrations.trigger(ctx, args);
+    });
 }
 
 /// `RG.UNREGISTER id [ABORTPENDING]`
@@ -34,7 +42,14 @@ pub(super) fn clear_statistics(module: &'static Module, ctx: Ctx<'_>, args: &Arg
 
 /// `RG.INNERHOOK command ...`
 pub(super) fn inner_hook(module: &'static Module, ctx: Ctx<'_>, args: &Args<'_>) {
-    module.registrations.hooked(ctx, args);
+    if module.cluster().is_none() || ctx.asks_for_keys() {
+        return module.registrations.hooked(ctx, args);
+    }
+    let keys = module.server.keys_of(args.rest());
+    let key = keys.first().map(Vec::as_slice);
+    raw::in_slot_of(module.server, key, || {
+        module.registrations.hooked(ctx, args);
+    });
 }
 
 /// `RG.INNERREGISTER blob`

@@ -29,7 +29,7 @@ mod register;
 mod server;
 
 pub(super) use api::{RedisModuleCtx, RedisModuleInfoCtx, RedisModuleString};
-pub(super) use cluster::listen_to_bus;
+pub(super) use cluster::{in_slot_of, listen_to_bus};
 pub(super) use context::{Args, BlockedClient, Ctx};
 pub(super) use data_type::{Aux, Loaded, TimerKeys, Writer, create_type};
 pub(super) use events::{

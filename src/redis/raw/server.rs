@@ -252,6 +252,9 @@ impl Server {
                         behind it: use CLUSTER SHARDS";
             return Some(text.into());
         }
+        if let Some(text) = self.refuses_slot(command) {
+            return Some(text);
+        }
         let scripts = SCRIPTS.iter().any(is);
         if (scripts || MANAGES_SCRIPTS.iter().any(is)) && self.runs_script() {
             return Some(format!(
@@ -270,22 +273,36 @@ impl Server {
 impl Server {
     /// Whether CLUSTER SLOTS looks at the connection of a client that is not there: Valkey 8.0 to 9.0.0.
     fn slots_need_client(self) -> bool {
-        static NEED: OnceLock<bool> = OnceLock::new();
-        *NEED.get_or_init(|| {
+        let (valkey, version) = self.version();
+        valkey && matches!(version, [8, ..] | [9, 0, 0])
+    }
+
+    /// Whether keys of a cluster are kept by slot: Redis 7.4, Valkey 8 and newer.
+    pub(super) fn keeps_keys_by_slot(self) -> bool {
+        let (valkey, version) = self.version();
+        *version >= if valkey { [8, 0, 0] } else { [7, 4, 0] }
+    }
+
+    /// Whether it is Valkey, and which version. The server lock is held.
+    fn version(self) -> (bool, &'static [u32; 3]) {
+        static VERSION: OnceLock<(bool, [u32; 3])> = OnceLock::new();
+        let (valkey, version) = VERSION.get_or_init(|| {
             let info = engine::Command::of(&[b"INFO", b"server"]);
             let Ok(Reply::Bytes(info)) = self.read(&info) else {
-                return false;
+                return (false, [0; 3]);
             };
             let info = String::from_utf8_lossy(&info).into_owned();
-            let version = info
-                .lines()
-                .find_map(|line| line.strip_prefix("valkey_version:"));
-            version.is_some_and(|version| {
-                let parts = version.split('.').map(|part| part.parse().unwrap_or(0u32));
-                let parts: Vec<_> = parts.collect();
-                matches!(parts.as_slice(), [8, ..] | [9, 0, 0])
-            })
-        })
+            let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name));
+            // Valkey names a version of Redis as well.
+            let valkey = field("valkey_version:");
+            let mut version = [0; 3];
+            let text = valkey.or(field("redis_version:")).unwrap_or_default();
+            for (part, text) in version.iter_mut().zip(text.split('.')) {
+                *part = text.parse().unwrap_or(0);
+            }
+            (valkey.is_some(), version)
+        });
+        (*valkey, version)
     }
 }
 
