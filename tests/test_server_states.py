@@ -4,6 +4,7 @@ import threading
 
 import pytest
 from env import wait_until
+from wire import Error
 
 pytestmark = pytest.mark.lopsided
 
@@ -426,3 +427,21 @@ def test_a_hook_that_goes_while_its_command_waits_in_a_transaction(new_env):
         env.unregister(env.identifier())
         wire.call("DISCARD")
     assert env.client.keys() == ["a"]
+
+
+def test_a_refused_command_after_a_write_of_a_function(new_env):
+    """What the function wrote before it was left unsent, which ended the server in its cron."""
+    env = new_env(options=["--hz", "500", "--dynamic-hz", "no", "--appendonly", "yes"])
+    env.register("GB().foreach(lambda r: execute('incr', 'n')).register('k', mode='sync')")
+    for number in range(100):
+        env.client.set(f"passing{number}", 1, px=1 + number * 10)
+    # Both in one packet: nothing comes between them.
+    both = b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1\r\nv\r\n*1\r\n$3\r\nGET\r\n"
+    with env.server.wire() as wire:
+        for _ in range(2000):
+            wire.socket.sendall(both)
+            assert wire.receive() == "OK"
+            assert isinstance(wire.receive(), Error)
+    assert env.client.get("n") == "2000"
+    env.reload()
+    assert env.client.get("n") == "2000"

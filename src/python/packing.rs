@@ -9,7 +9,7 @@
 
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyList, PyString};
+use pyo3::types::{PyBytes, PyList, PyModule, PyString};
 
 use super::error::{gears_error, record_error};
 use super::session::current_session;
@@ -72,6 +72,10 @@ fn pack_list(py: Python<'_>, list: &Bound<'_, PyList>) -> PyResult<Vec<u8>> {
         .getattr(intern!(py, "dumps"))?;
     let (how, bytes) = match dumps.call1((list, PROTOCOL)) {
         Ok(pickled) => (PICKLED, pickled.cast_into::<PyBytes>()?),
+        // A module is no record, though its name could be sent.
+        Err(error) if list.iter().any(|value| value.is_instance_of::<PyModule>()) => {
+            return Err(error);
+        }
         Err(_) => {
             let session = current_session().ok_or_else(|| gears_error("the session is gone"))?;
             let shipped = shipping::ship_value(py, list.as_any(), &session)?;

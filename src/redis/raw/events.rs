@@ -49,6 +49,9 @@ pub(in crate::redis) fn subscribe_to_keys(server: Server, callback: OnEvent) -> 
         event: *const c_char,
         key: *mut RedisModuleString,
     ) -> c_int {
+        if FLUSHING.load(Ordering::Relaxed) {
+            return OK;
+        }
         if let Some(callback) = ON_EVENT.get() {
             // SAFETY: see above.
             let (event, key) = unsafe { (CStr::from_ptr(event).to_bytes(), bytes(key)) };
@@ -136,6 +139,35 @@ pub(in crate::redis) fn run_jobs() {
         run_jobs_behind(0);
     }
 }
+
+/// The same before a command that the filter sees. What the jobs wrote is sent at once: if the server
+/// refuses the command (MOVED, NOPERM, a wrong number of words), nothing else sends it before the server
+/// looks after itself, where it ends if something is left. An event of our own makes it do so.
+pub(in crate::redis) fn run_jobs_before_command(server: Server) {
+    if !has_waiting_jobs() || RUNNING.load(Ordering::Relaxed) {
+        return;
+    }
+    run_jobs_behind(0);
+    let nothing = string(b"");
+    FLUSHING.store(true, Ordering::Relaxed);
+    // SAFETY: the lock is held; the string is freed after the call.
+    unsafe {
+        let kind = api::REDISMODULE_NOTIFY_MODULE as c_int;
+        let event = c"geartrain".as_ptr();
+        call!(
+            RedisModule_NotifyKeyspaceEvent,
+            server.raw(),
+            kind,
+            event,
+            nothing
+        );
+        call!(RedisModule_FreeString, ptr::null_mut(), nothing);
+    }
+    FLUSHING.store(false, Ordering::Relaxed);
+}
+
+/// Whether an event is only there to have the server send what was written.
+static FLUSHING: AtomicBool = AtomicBool::new(false);
 
 /// Runs those behind so many: a command that a job runs causes jobs of its own, which are done
 /// before the command returns, and before the jobs that waited already.

@@ -264,7 +264,7 @@ impl Registrations {
         // Functions that wait for the end of the command before this one. In a script they wait for its
         // end.
         if raw::has_waiting_jobs() && !self.server.runs_script() {
-            raw::run_jobs();
+            raw::run_jobs_before_command(self.server);
         }
         if !self.has_hooks() || self.is_loading() {
             return;
