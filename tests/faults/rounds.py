@@ -7,9 +7,13 @@ the choice of victims and moments that of an earlier run, though not the servers
 import os
 import random
 
+import pytest
+
 LONG = "FAULT_ROUNDS" in os.environ
 ROUNDS = int(os.environ.get("FAULT_ROUNDS", "1"))
 SEED = int(os.environ.get("FAULT_SEED", str(random.randrange(1 << 30))))
+
+in_long_form = pytest.mark.skipif(not LONG, reason="only with FAULT_ROUNDS")
 
 IDLE = 3
 """Seconds of ExecutionMaxIdleTime."""

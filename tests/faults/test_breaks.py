@@ -9,7 +9,7 @@ import time
 
 import pytest
 from faults.load import of_keys, verdict
-from faults.rounds import ROUNDS, dice
+from faults.rounds import ROUNDS, dice, in_long_form
 from server import wait_until
 
 BIG = "GB('PythonReader', lambda: (str(i) + 'v' * 1000 for i in range(4000)))"
@@ -82,8 +82,15 @@ def everything(_, server):
     return True
 
 
-@pytest.mark.parametrize("pause", [1, 0.05])
-@pytest.mark.parametrize("one", [break_one, everything])
+@pytest.mark.parametrize(
+    ("one", "pause"),
+    [
+        (break_one, 1),
+        (break_one, 0.05),
+        (everything, 1),
+        pytest.param(everything, 0.05, marks=in_long_form),
+    ],
+)
 def test_breaks_under_load(filled, one, pause):
     field, random = filled, dice(f"{one.__name__} {pause}")
     with field.load(of_keys()) as load:

@@ -10,7 +10,7 @@ import time
 import pytest
 from faults.field import registered
 from faults.load import UNKNOWN, of_keys
-from faults.rounds import ROUNDS, dice
+from faults.rounds import ROUNDS, dice, in_long_form
 from server import wait_until
 from wire import Error
 
@@ -38,7 +38,7 @@ def come_back(field, server, before):
     field.whole()
 
 
-@pytest.mark.parametrize("end", [stop, kill])
+@pytest.mark.parametrize("end", [pytest.param(stop, marks=in_long_form), kill])
 def test_one_after_the_other(filled, end):
     field, random = filled, dice(f"restart {end.__name__}")
     with field.load(of_keys()) as load:

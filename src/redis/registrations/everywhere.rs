@@ -22,6 +22,9 @@ use crate::redis::raw;
 /// What was verified and is not applied after so long never will be.
 const HELD: Duration = Duration::from_secs(120);
 
+/// Transactions that were given up and are remembered.
+const CANCELLED: usize = 100;
+
 /// Registrations that went and are remembered.
 const BURIED: usize = 10_000;
 
@@ -275,6 +278,9 @@ impl Registrations {
         let verified = made.and_then(|made| {
             self.lock.with(|_| {
                 self.refuse_writes()?;
+                if self.state().cancelled.contains(&transaction) {
+                    return Err("the shard that asked has given up".to_owned());
+                }
                 if let Some(why) = self.refuse_bundle(&bundle) {
                     return Err(why);
                 }
@@ -394,10 +400,17 @@ impl Registrations {
         })
     }
 
-    /// What was verified is not made. The server lock is held.
+    /// What was verified, or is verified just now, is not made. The server lock is held.
     pub(in crate::redis) fn cancel(&self, transaction: &str) {
         self.let_go_of(transaction);
-        let held = self.state().held.remove(transaction);
+        let held = {
+            let mut state = self.state();
+            state.cancelled.push_back(transaction.to_owned());
+            if state.cancelled.len() > CANCELLED {
+                state.cancelled.pop_front();
+            }
+            state.held.remove(transaction)
+        };
         drop(held);
     }
 

@@ -119,6 +119,8 @@ struct State {
     asked: HashMap<ShardId, (u64, u64)>,
     /// Registrations of other shards that were verified, by transaction.
     held: HashMap<String, Held>,
+    /// Transactions that other shards gave up, lately.
+    cancelled: VecDeque<String>,
     /// Names of triggers that are kept free for a transaction.
     held_names: HashMap<Vec<u8>, (String, Instant)>,
 }
