@@ -217,7 +217,7 @@ def test_a_silent_shard_is_named_in_the_log(env):
     results, errors = env.run(script)
     assert silent not in results
     assert errors == ["Execution max idle reached"]
-    assert silent in env.server.log(before)
+    wait_until(lambda: silent in env.server.log(before), what="the name in the log")
 
 
 def test_a_busy_shard_that_gives_records_is_not_silent(env):

@@ -123,6 +123,10 @@ pub(in crate::redis) fn in_slot_of<R>(
 impl Server {
     /// The keys of a command. The server lock is held.
     pub(in crate::redis) fn keys_of(self, words: &[&[u8]]) -> Vec<Vec<u8>> {
+        // The server looks at the first word without asking whether there is one.
+        if words.is_empty() {
+            return Vec::new();
+        }
         let count = |len: usize| c_int::try_from(len).unwrap_or(0);
         let mut found: c_int = 0;
         // SAFETY: the strings live until they are freed below; the server's list is freed by it.
