@@ -55,7 +55,8 @@ def test_repeating_a_script(env, name):
     pipeline(env, SCRIPTS[name], RUNS // 3)
     used_before, resident_before = used(env), env.server.resident()
     pipeline(env, SCRIPTS[name], RUNS)
-    assert used(env) - used_before < 1 << 20
+    # Sessions that ended are taken apart a few milliseconds later.
+    wait_until(lambda: used(env) - used_before < 1 << 20, what="memory given back")
     growth = env.server.resident() - resident_before
     # with three busy servers pages come back to the system later
     room = ROOM.get(name, SLACK) if env.shard_count == 1 else max(ROOM.values())
