@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::ffi::c_ulong;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -214,31 +213,9 @@ impl Drop for Session {
         let Some(globals) = self.globals.take() else {
             return;
         };
-        let first = {
-            let mut left = LEFT.lock().unwrap_or_else(PoisonError::into_inner);
-            left.push(globals);
-            left.len() == 1
-        };
-        if first {
-            (world().background)(Box::new(|| {
-                // Others that end soon are taken apart at once with it.
-                std::thread::sleep(TOGETHER);
-                Python::attach(take_apart);
-            }));
-        }
-    }
-}
-
-/// Globals of sessions that ended, to be taken apart together.
-static LEFT: Mutex<Vec<Py<PyDict>>> = Mutex::new(Vec::new());
-
-/// Sessions that end within this time are taken apart together.
-const TOGETHER: Duration = Duration::from_millis(5);
-
-fn take_apart(py: Python<'_>) {
-    let left = std::mem::take(&mut *LEFT.lock().unwrap_or_else(PoisonError::into_inner));
-    for globals in left {
-        globals.into_bound(py).clear();
+        (world().background)(Box::new(move || {
+            Python::attach(|py| globals.into_bound(py).clear());
+        }));
     }
 }
 
