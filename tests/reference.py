@@ -72,15 +72,15 @@ def accumulating(function, records):
         yield accumulator
 
 
-def limiting(length, start, records):
+def limiting(length, start, records, reads_on=False):
     index = 0
     for record in records:
         if isinstance(record, Failed):
             yield record
             continue
-        if index >= start + length:
+        if index >= start + length and not reads_on:
             return
-        if index >= start:
+        if start <= index < start + length:
             yield record
         index += 1
 
@@ -199,12 +199,19 @@ MODELS = {
 }
 
 
-def expected(values, plan, stops=True):
-    """(results, names of errors) of a plan; only the reader of the initiator stops."""
+def expected(values, plan, stops=True, reads_on=False):
+    """(results, names of errors) of a plan; only the reader of the initiator stops.
+
+    With `reads_on` a limit that is full still asks for records and passes their errors.
+    """
     stop = []
     records = reading(values, stop)
     for name, arguments in plan:
-        records = MODELS[name](*map(eval, arguments), records)
+        arguments = list(map(eval, arguments))
+        if name == "limit":
+            records = limiting(*arguments, records, reads_on)
+        else:
+            records = MODELS[name](*arguments, records)
     results, errors = [], []
     for record in mapping(lambda x: "r" + repr(x), records):
         if isinstance(record, Failed):

@@ -195,17 +195,22 @@ class Field(ClusterEnv):
         reply = self.ask_owner("LRANGE", key, -1000, -1)
         return isinstance(reply, list) and value in reply
 
+    def alive(self):
+        dead = [server.port for server in self.servers if not server.running()]
+        assert not dead, f"servers {dead} died"
+        return True
+
     def unharmed(self):
         """No server died, and none had an accident of its own."""
+        self.alive()
         for server in self.servers:
-            assert server.running(), f"server {server.port} died"
             log = server.log()
             signs = [sign for sign in SIGNS_OF_A_CRASH if sign in log]
             assert not signs, f"server {server.port}: {signs}"
 
     def whole(self, timeout=60):
         """All shards run together again and have the same registrations, by themselves."""
-        wait_until(self.counts_all, timeout, "runs that count all shards")
+        wait_until(lambda: self.alive() and self.counts_all(), timeout, "all shards in runs")
         try:
             wait_until(self.registered_everywhere, timeout)
         except AssertionError as error:

@@ -22,8 +22,8 @@ NAMED = re.compile(rf"\bshard [0-9a-f]{{40}}\b.*\w{{3}}|{SILENT}|\bslot \d+ .*\w
 """What an error of a run says: which shard and why, or which slot moved."""
 MOVED = re.compile(r"\bslot \d+ (.*moved|is on its way)")
 """The latter."""
-REFUSED = re.compile(r"(CLUSTERDOWN|LOADING|ERRCLUSTER|TRYAGAIN|MASTERDOWN) ")
-"""Answers of a server that is not ready for work yet, or whose cluster is not whole."""
+REFUSED = re.compile(r"(CLUSTERDOWN|LOADING|ERRCLUSTER|TRYAGAIN|MASTERDOWN|UNBLOCKED) ")
+"""Answers of a server that is not ready for work, or no more, or whose cluster is not whole."""
 
 UNKNOWN = "ERR subcommand not found"
 """What a shard says of a trigger that it does not have."""
