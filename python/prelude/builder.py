@@ -213,15 +213,6 @@ def _swallow():
         pass
 
 
-class GearsFuture:
-    """What ``run`` returns. Waiting for it comes with asynchronous steps."""
-
-    def __await__(self):
-        raise redisgears.GearsError(
-            "awaiting an execution is not available yet: it comes with a later version"
-        )
-
-
 class GearsBuilder:
     """A function in the making: a reader and operations on its records.
 
@@ -294,12 +285,15 @@ class GearsBuilder:
         """Runs the function once, over the data there is.
 
         arg: what to read, by reader. convertToStr: results as text. collect: bring the results of
-        all shards to this one.
+        all shards to this one. Returns a future of ``[results, errors]``, which a coroutine may
+        await.
         """
         if convertToStr:
             self.gearsCtx.map(_to_str)
         if collect:
             self.gearsCtx.collect()
+        future = createFuture()
+        self.gearsCtx._whenDone(_Resolver(future))
         arg = arg if arg else self.defaultArg
         if self.realReader == "ShardsIDReader":
             arg = shardReaderCallback
@@ -313,7 +307,7 @@ class GearsBuilder:
                 self.gearsCtx.run(reader)
         else:
             self.gearsCtx.run(arg, **kargs)
-        return GearsFuture()
+        return future
 
     def register(self, prefix="*", convertToStr=True, collect=True, **kargs):
         """Registers the function to run when something happens. Returns the id of the registration.
@@ -362,20 +356,6 @@ class GearsSession:
 
     def __exit__(self, *exc):
         setGearsSession(self.before)
-
-
-def _not_yet(name):
-    def refuse(*args, **kargs):
-        raise redisgears.GearsError(f"{name} is not available yet: it comes with a later version")
-
-    refuse.__name__ = refuse.__qualname__ = name
-    return refuse
-
-
-createFuture = _not_yet("createFuture")
-setFutureResults = _not_yet("setFutureResults")
-setFutureException = _not_yet("setFutureException")
-runCoroutine = _not_yet("runCoroutine")
 
 
 def gearsConfigGet(key, default=None):

@@ -18,12 +18,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::pipeline::{Flushed, Pipeline};
+use super::promise::Wake;
 use super::read_ahead::{Fed, Feed};
 use super::remote::{MAX_IDLE, Remote, Todo};
 use super::{
     Batch, Behalf, Caller, Chunk, Context, Error, Id, Language, Limits, Need, Next, Parcel, Part,
     Plan, Pool, ReadAhead, Reader, ReaderSpec, Readers, RecordError, Registration, Results, Shards,
-    Source, Task, Team, Ticket,
+    Source, Task, Team, Ticket, Values,
 };
 
 /// Records a generator yields in one attached section.
@@ -153,7 +154,12 @@ pub struct Launch<L: Language> {
     pub begins: Option<Begins>,
     /// What other shards are told to run, if they are to.
     pub everywhere: Option<Arc<[u8]>>,
+    /// Who gets its results as values. Nobody else sees them then.
+    pub taker: Option<Taker<L>>,
 }
+
+/// Called by a worker with the results and errors of an execution that ended.
+pub type Taker<L> = Box<dyn FnOnce(Vec<<L as Values>::Object>, &[String]) + Send>;
 
 /// Called when a worker begins with an execution.
 pub type Begins = Box<dyn FnOnce() + Send>;
@@ -169,6 +175,7 @@ impl<L: Language> Launch<L> {
             caller: None,
             begins: None,
             everywhere: None,
+            taker: None,
         }
     }
 
@@ -182,6 +189,7 @@ impl<L: Language> Launch<L> {
             caller: None,
             begins: None,
             everywhere: None,
+            taker: None,
         }
     }
 
@@ -195,6 +203,7 @@ impl<L: Language> Launch<L> {
             caller: None,
             begins: None,
             everywhere: None,
+            taker: None,
         }
     }
 }
@@ -240,6 +249,7 @@ struct Work<L: Language> {
     begun: Option<Instant>,
     begins: Option<Begins>,
     read: Duration,
+    taker: Option<Taker<L>>,
     /// It reads keys, of which other shards read others.
     reads_keys: bool,
     /// The cut that is behind this shard, and may not be behind all others.
@@ -274,25 +284,36 @@ impl<L: Language> Execution<L> {
         limits: &Limits,
     ) -> Arc<Self> {
         let prepared = launch.plan.prepared(team.is_some());
+        let mut unfinished = None;
         let input = match launch.source {
             Source::Generator(generator) => Input::Generator(generator),
             Source::Server(spec) => Input::Closed(spec, prepared.need),
             Source::Records(chunk) => Input::Records(chunk),
             Source::Direct(reader) => Input::Direct(reader),
+            Source::Unfinished(begun) => {
+                unfinished = Some(begun);
+                Input::Ended
+            }
         };
         let remote = team.map(|team| {
             let cuts = prepared.stages.iter().filter_map(|placed| placed.cut());
             let collects: Vec<_> = cuts.map(|(_, collects)| collects).collect();
             Arc::new(Remote::new(team, &collects))
         });
-        let pipeline = match &remote {
-            Some(remote) => Pipeline::shared(&prepared.stages, limits, remote.clone()),
-            None => Pipeline::new(&prepared.stages, limits),
+        let begun = unfinished.as_ref().map(|unfinished| unfinished.begun);
+        let mut pipeline = match (unfinished, &remote) {
+            (Some(unfinished), _) => unfinished.pipeline,
+            (None, Some(remote)) => Pipeline::shared(&prepared.stages, limits, remote.clone()),
+            (None, None) => Pipeline::new(&prepared.stages, limits),
         };
+        if launch.taker.is_some() {
+            pipeline.objects = Some(Vec::new());
+        }
         let work = Work {
             pipeline,
             input,
-            begun: None,
+            begun,
+            taker: launch.taker,
             begins: launch.begins,
             read: Duration::ZERO,
             reads_keys: false,
@@ -404,7 +425,11 @@ impl<L: Language> Execution<L> {
                 Self::finish(shared, Status::Aborted, outcome);
                 Abort::Ended
             }
-            _ if self.remote.is_some() && shared.work.is_some() => {
+            _ if shared
+                .work
+                .as_ref()
+                .is_some_and(|work| self.may_end_parked(work)) =>
+            {
                 self.tell_of_abort();
                 self.end_parked(shared, None);
                 Abort::Ended
@@ -416,6 +441,11 @@ impl<L: Language> Execution<L> {
                 if again { Abort::Asked } else { Abort::Running }
             }
         }
+    }
+
+    /// Whether it ends at once where it is parked: others, or what was promised, may never come.
+    fn may_end_parked(&self, work: &Work<L>) -> bool {
+        self.remote.is_some() || work.pipeline.is_waiting()
     }
 
     fn tell_of_abort(&self) {
@@ -455,7 +485,9 @@ impl<L: Language> Execution<L> {
     pub(super) fn discard(&self) {
         self.abort();
         let work = self.shared().work.take();
-        self.drop_attached(work);
+        if let Some(work) = work {
+            self.drop_attached(work);
+        }
     }
 
     /// Interrupts the callback that an aborted execution is in. Waits for the interpreter.
@@ -487,13 +519,26 @@ impl<L: Language> Execution<L> {
     }
 
     fn turn(&self, work: &mut Work<L>) -> Turn {
-        if self.abort.load(Ordering::Relaxed) && work.pipeline.wants_more() {
-            let text = "gears.forcestopped: the execution was aborted";
-            work.pipeline.fail_here(RecordError::new(text));
+        if self.abort.load(Ordering::Relaxed) {
+            if work.pipeline.is_waiting() {
+                self.tell_of_abort();
+                self.end_input(work);
+                work.aborted = true;
+                return Turn::End;
+            }
+            if work.pipeline.wants_more() {
+                let text = "gears.forcestopped: the execution was aborted";
+                work.pipeline.fail_here(RecordError::new(text));
+            }
         }
-        if let Some(remote) = &self.remote
-            && let Some(turn) = self.turn_together(remote, work)
-        {
+        if work.pipeline.is_waiting() {
+            self.settle(&mut work.pipeline);
+        }
+        let turn = match &self.remote {
+            Some(remote) => self.turn_together(remote, work),
+            None => self.go_on(&mut work.pipeline),
+        };
+        if let Some(turn) = turn {
             return turn;
         }
         if !work.pipeline.wants_more() {
@@ -536,8 +581,7 @@ impl<L: Language> Execution<L> {
                 Turn::More
             }
             Input::Records(chunk) if self.remote.is_none() => {
-                self.feed_all(&mut work.pipeline, &chunk);
-                Turn::End
+                self.feed_all(&mut work.pipeline, &chunk)
             }
             Input::Records(chunk) => {
                 self.feed(&mut work.pipeline, chunk);
@@ -564,16 +608,34 @@ impl<L: Language> Execution<L> {
         }
     }
 
+    /// Goes on with records whose promises are kept. It is woken when others are.
+    fn settle(&self, pipeline: &mut Pipeline<L>) {
+        pipeline.wakes(|| self.wake());
+        if pipeline.may_settle() {
+            self.attach(|s| pipeline.settle(s));
+        }
+    }
+
+    /// Goes on with what waited for room at a stage; `None` if there is room for more.
+    fn go_on(&self, pipeline: &mut Pipeline<L>) -> Option<Turn> {
+        if pipeline.is_paused() {
+            self.attach(|s| pipeline.resume(s));
+            let waits = pipeline.is_paused() && pipeline.clogged(0).is_some();
+            return Some(if waits { Turn::Wait } else { Turn::More });
+        }
+        pipeline.clogged(0).map(|_| Turn::Wait)
+    }
+
     /// What the other shards make this one do, if anything.
     fn turn_together(&self, remote: &Remote, work: &mut Work<L>) -> Option<Turn> {
         self.announce(remote);
         remote.say_alive();
-        match remote.todo() {
+        match remote.todo(work.pipeline.clogged_cuts()) {
             Todo::Own => {
                 work.pipeline.refresh();
-                if work.pipeline.is_paused() {
-                    self.attach(|s| work.pipeline.resume(s));
-                    return Some(Turn::More);
+                if let Some(turn) = self.go_on(&mut work.pipeline) {
+                    remote.waits_for_promises(turn == Turn::Wait);
+                    return Some(turn);
                 }
                 if remote.take_moved() {
                     self.find_moved(work);
@@ -584,7 +646,10 @@ impl<L: Language> Execution<L> {
                 self.arrive(work, batch);
                 Some(Turn::More)
             }
-            Todo::Wait => Some(Turn::Wait),
+            Todo::Wait => {
+                remote.waits_for_promises(work.pipeline.is_waiting());
+                Some(Turn::Wait)
+            }
             Todo::Over => {
                 if remote.team.is_initiator() && self.kept.load(Ordering::Relaxed) {
                     remote.tell_all(&Parcel::Terminate);
@@ -638,6 +703,7 @@ impl<L: Language> Execution<L> {
     fn flush_together(&self, remote: &Remote, work: &mut Work<L>) -> Turn {
         if let Some(cut) = work.crossing {
             if !remote.has_all(cut) {
+                remote.waits_for_promises(work.pipeline.is_waiting());
                 return Turn::Wait;
             }
             work.crossing = None;
@@ -656,6 +722,7 @@ impl<L: Language> Execution<L> {
         });
         match flushed {
             Flushed::Some => {}
+            Flushed::Waits => return self.wait_for_promises(remote, &mut work.pipeline),
             Flushed::Cut(cut) => work.crossing = Some(cut),
             Flushed::All => {
                 remote.done_here();
@@ -667,35 +734,53 @@ impl<L: Language> Execution<L> {
         Turn::More
     }
 
+    fn wait_for_promises(&self, remote: &Remote, pipeline: &mut Pipeline<L>) -> Turn {
+        pipeline.wakes(|| self.wake());
+        remote.waits_for_promises(true);
+        Turn::Wait
+    }
+
     /// Whether nobody can ask for what this part came to: then it need not wait for the others.
     fn ends_alone(&self, remote: &Remote) -> bool {
         !remote.team.is_initiator() && !self.kept.load(Ordering::Relaxed)
     }
 
     /// Feeds the only chunk there is, and flushes.
-    fn feed_all(&self, pipeline: &mut Pipeline<L>, chunk: &Chunk) {
+    fn feed_all(&self, pipeline: &mut Pipeline<L>, chunk: &Chunk) -> Turn {
         if chunk.is_counted() {
             pipeline.feed_counted(chunk.len() as u64);
         }
-        if !chunk.is_counted() || !pipeline.is_empty() {
-            self.attach(|s| {
-                pipeline.feed(s, chunk);
-                while pipeline.flush(s) != Flushed::All {}
-            });
+        if chunk.is_counted() && pipeline.is_empty() {
+            return Turn::End;
         }
+        let flushed = self.attach(|s| pipeline.feed_and_flush(s, chunk));
+        self.after_flush(pipeline, flushed)
+    }
+
+    /// What is to be done after all was flushed that could be.
+    fn after_flush(&self, pipeline: &mut Pipeline<L>, flushed: Flushed) -> Turn {
+        if flushed == Flushed::All {
+            return Turn::End;
+        }
+        pipeline.wakes(|| self.wake());
+        Turn::Wait
     }
 
     /// Begins to read. The reader wakes this execution when it waits.
     fn open(&self, spec: &ReaderSpec, need: Need) -> Arc<Feed> {
         let user = self.plan.context.user();
         let reader = self.machinery.readers.open(spec, need, user);
+        self.machinery.read_ahead.open(reader, self.wake())
+    }
+
+    /// Puts it on the pool.
+    fn wake(&self) -> Wake {
         let this = self.this.clone();
-        let wake = Box::new(move || {
+        Box::new(move || {
             if let Some(execution) = this.upgrade() {
                 execution.notify();
             }
-        });
-        self.machinery.read_ahead.open(reader, wake)
+        })
     }
 
     fn end_input(&self, work: &mut Work<L>) {
@@ -730,7 +815,7 @@ impl<L: Language> Execution<L> {
         self.attach(|s| {
             for _ in 0..SECTION {
                 let stopped = self.abort.load(Ordering::Relaxed);
-                if stopped || !pipeline.wants_more() || pipeline.is_full() {
+                if stopped || !pipeline.wants_more() || pipeline.is_full(0) {
                     break;
                 }
                 L::breathe(s);
@@ -751,22 +836,35 @@ impl<L: Language> Execution<L> {
         if pipeline.is_empty() {
             return Turn::End;
         }
-        self.attach(|s| while pipeline.flush(s) != Flushed::All {});
-        Turn::End
+        let flushed = self.attach(|s| pipeline.flush_all(s));
+        self.after_flush(pipeline, flushed)
     }
 
     /// Drops what may hold values of the language while attached.
-    fn drop_attached(&self, work: Option<Box<Work<L>>>) {
-        if work.is_some() {
-            self.attach(|_| drop(work));
+    fn drop_attached(&self, work: Box<Work<L>>) {
+        self.attach(|_| drop(work));
+    }
+
+    /// Gives up what a worker finds of an execution that has ended.
+    fn give_up(&self, mut work: Box<Work<L>>) {
+        let taker = work.taker.take();
+        self.drop_attached(work);
+        if let (Some(taker), Ok(outcome)) = (taker, self.outcome()) {
+            taker(Vec::new(), &outcome.errors);
         }
     }
 
     fn end(&self, mut work: Box<Work<L>>) {
         let outcome = self.outcome_of(&mut work);
+        if let Some(taker) = work.taker.take() {
+            taker(
+                work.pipeline.objects.take().unwrap_or_default(),
+                &outcome.errors,
+            );
+        }
         // Values first: who waits for the end may look at memory.
         if !work.pipeline.is_empty() {
-            self.drop_attached(Some(work));
+            self.drop_attached(work);
         }
         let status = if outcome.aborted {
             Status::Aborted
@@ -822,9 +920,12 @@ impl<L: Language> Execution<L> {
                 shared.status = Status::Running;
             }
             if shared.status.is_finished() {
-                // It was aborted in the queue.
+                // It was aborted in the queue, or while it was parked.
                 drop(shared);
-                return self.drop_attached(work);
+                if let Some(work) = work {
+                    self.give_up(work);
+                }
+                return;
             }
             work
         };

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::{Caller, Native, Packed, RecordError, Results};
+use super::{Asked, Caller, Instead, Native, Packed, RecordError, Results};
 
 /// What the engine may know of a callback besides calling it. Results are the same without.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -123,6 +123,8 @@ pub trait Values: Sized + Send + Sync + 'static {
     fn pack(s: Self::Scope<'_>, values: Vec<Self::Object>, pairs: bool) -> Packed;
     /// What [`Values::pack`] made there.
     fn unpack(s: Self::Scope<'_>, bytes: &[u8]) -> Result<Vec<Self::Object>, RecordError>;
+    /// About how many bytes a value occupies.
+    fn size(s: Self::Scope<'_>, value: &Self::Object) -> usize;
     /// Encodes a final record for the reply.
     fn emit(
         s: Self::Scope<'_>,
@@ -143,24 +145,28 @@ pub trait Calls: Values {
         s: Self::Scope<'_>,
         f: &Self::Function,
         x: Self::Object,
-    ) -> Result<Self::Object, RecordError>;
+    ) -> Asked<Self::Object, Self::Object>;
     /// Whether `f(x)` is true.
-    fn test(s: Self::Scope<'_>, f: &Self::Function, x: &Self::Object) -> Result<bool, RecordError>;
+    fn test(s: Self::Scope<'_>, f: &Self::Function, x: &Self::Object) -> Asked<bool, Self::Object>;
+    /// Whether what was promised for [`Calls::test`] is true.
+    fn is_true(s: Self::Scope<'_>, value: &Self::Object) -> Result<bool, RecordError>;
     /// `f(x)` for what it does.
-    fn visit(s: Self::Scope<'_>, f: &Self::Function, x: &Self::Object) -> Result<(), RecordError>;
+    fn visit(s: Self::Scope<'_>, f: &Self::Function, x: &Self::Object) -> Asked<(), Self::Object>;
     /// `f(x)`, expanded.
     fn expand(
         s: Self::Scope<'_>,
         f: &Self::Function,
         x: Self::Object,
-    ) -> Result<Many<Self::Object, Self::Several>, RecordError>;
+    ) -> Asked<Many<Self::Object, Self::Several>, Self::Object>;
+    /// What was promised for [`Calls::expand`], expanded.
+    fn several(s: Self::Scope<'_>, value: Self::Object) -> Many<Self::Object, Self::Several>;
     /// `f(accumulator, x)`; there is no accumulator on the first call.
     fn accumulate(
         s: Self::Scope<'_>,
         f: &Self::Function,
         accumulator: Option<Self::Object>,
         x: Self::Object,
-    ) -> Result<Self::Object, RecordError>;
+    ) -> Asked<Self::Object, Self::Object>;
     /// The key that `f(x)` names, normalised to text.
     fn key(
         s: Self::Scope<'_>,
@@ -176,14 +182,24 @@ pub trait Groups: Calls {
 
     /// No key yet.
     fn groups(s: Self::Scope<'_>) -> Self::Groups;
-    /// `accumulator[key] = f(key, accumulator[key], x)`; a failure forgets the accumulator.
+    /// `accumulator[key] = f(key, accumulator[key], x)`; a failure forgets the accumulator. With what
+    /// comes instead the key is given back.
     fn fold(
         s: Self::Scope<'_>,
         groups: &mut Self::Groups,
         f: &Self::Function,
         key: Self::Object,
         x: Self::Object,
+    ) -> Result<(), (Instead<Self::Object>, Self::Object)>;
+    /// `accumulator[key] = value`, which was promised for [`Groups::fold`].
+    fn put(
+        s: Self::Scope<'_>,
+        groups: &mut Self::Groups,
+        key: Self::Object,
+        value: Self::Object,
     ) -> Result<(), RecordError>;
+    /// Forgets an accumulator.
+    fn remove(s: Self::Scope<'_>, groups: &mut Self::Groups, key: Self::Object);
     /// Adds a record to the list of its key.
     fn gather(
         s: Self::Scope<'_>,

@@ -19,6 +19,7 @@ mod pipeline;
 mod plan;
 mod planner;
 mod pool;
+mod promise;
 mod read_ahead;
 mod reader;
 mod record;
@@ -32,13 +33,16 @@ mod team_tests;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod waiting;
+#[cfg(test)]
+mod waiting_tests;
 pub mod wire;
 
 pub use chunk::{Chunk, Mark};
 pub use error::{Error, RecordError};
 pub use exchange::{Alone, Batch, Body, Exchange, Packed, Parcel, Part, Shards, Team};
 pub use execution::{
-    Abort, Begins, Execution, Launch, Listener, Machinery, Outcome, Snapshot, Status,
+    Abort, Begins, Execution, Launch, Listener, Machinery, Outcome, Snapshot, Status, Taker,
 };
 pub use host::{Caller, Command, Environment, Host, LogLevel, Reply};
 pub use id::{Id, ShardId, random_id};
@@ -49,12 +53,13 @@ pub use language::{
 pub use plan::{Plan, PlanBuilder, Step, StepInfo, Steps};
 pub use planner::Need;
 pub use pool::{Pool, Task};
+pub use promise::{Asked, Instead, Promise};
 pub use read_ahead::ReadAhead;
 pub use reader::{KeysRange, Reader, ReaderSpec, Readers, Source};
 pub use record::{Entries, Items, KeyBody, KeyType, Native, Pairs, Value};
 pub use registration::{
     Change, CommandTrigger, Figures, Joining, KeysTrigger, Mode, OnFailed, Parts, Registrar,
-    Registration, Statistics, StreamTrigger, TimeEvent, Trigger,
+    Registration, Statistics, StreamTrigger, TimeEvent, Trigger, Unfinished,
 };
 pub use registry::{Limits, Registry};
 pub use results::{Item, MAX_DEPTH, Results, ResultsTooDeep};

@@ -277,6 +277,11 @@ impl<L: Language> Outgoing<L> {
         errors
     }
 
+    /// Cuts whose records come to this stage or one before it.
+    pub(super) fn cuts_before(&self, stage: usize) -> usize {
+        self.cuts.iter().filter(|cut| cut.entry <= stage).count()
+    }
+
     /// Whether a cut has no room for more.
     pub(super) fn is_full(&self) -> bool {
         self.cuts.iter().any(|cut| cut.full)

@@ -10,7 +10,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::outgoing::Outgoing;
+use super::promise::Bell;
 use super::remote::Remote;
+use super::waiting::{Queue, Stop};
 use super::{
     Batch, Body, Calls, Chunk, Function, Language, Limits, Many, Native, RecordError, Results,
 };
@@ -62,6 +64,8 @@ pub(super) enum Stage<L: Language> {
 pub(super) struct Placed<L: Language> {
     pub(super) stage: Stage<L>,
     pub(super) step: usize,
+    /// Records that wait here for what was promised.
+    pub(super) queue: Queue<L>,
 }
 
 impl<L: Language> Placed<L> {
@@ -82,6 +86,19 @@ impl<L: Language> Placed<L> {
             self.stage,
             Stage::AccumulateByKey { .. } | Stage::Group { .. }
         )
+    }
+
+    /// Whether it takes one record at a time.
+    pub(super) fn accumulates(&self) -> bool {
+        matches!(
+            self.stage,
+            Stage::Accumulate(..) | Stage::AccumulateByKey { .. }
+        )
+    }
+
+    /// Whether what it passes on has to wait behind others.
+    pub(super) fn passes_in_order(&self) -> bool {
+        !self.queue.is_empty() && !self.accumulates()
     }
 
     /// The same stage, holding nothing.
@@ -125,19 +142,20 @@ impl<L: Language> Placed<L> {
         Self {
             stage,
             step: self.step,
+            queue: Queue::default(),
         }
     }
 }
 
 /// What a stage makes of a record.
-enum Passed<'a, L: Language> {
+pub(super) enum Passed<'a, L: Language> {
     On(Moving<'a, L>),
     Several(<L as Calls>::Several),
     Kept,
 }
 
 /// A record on its way.
-enum Moving<'a, L: Language> {
+pub(super) enum Moving<'a, L: Language> {
     /// As it came from the server, with its bytes.
     Native(&'a Native<'a>, Raw<'a>),
     Object(L::Object),
@@ -145,7 +163,7 @@ enum Moving<'a, L: Language> {
 
 /// A record in its chunk.
 #[derive(Clone, Copy)]
-struct Raw<'a> {
+pub(super) struct Raw<'a> {
     chunk: &'a Chunk,
     bytes: &'a [u8],
 }
@@ -164,6 +182,15 @@ enum Paused<L: Language> {
     },
 }
 
+impl<L: Language> Paused<L> {
+    /// The stage that they come to.
+    fn at(&self) -> usize {
+        match self {
+            Self::Chunk(at, ..) | Self::Several(at, _) | Self::Values { at, .. } => *at,
+        }
+    }
+}
+
 /// What a flush came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Flushed {
@@ -172,13 +199,19 @@ pub(super) enum Flushed {
     /// All records before this cut have crossed it. What is behind can be flushed when all shards
     /// have come so far.
     Cut(usize),
+    /// What comes next has to wait for what was promised.
+    Waits,
     /// All.
     All,
 }
 
 /// The stages of one execution with its results so far.
 pub(super) struct Pipeline<L: Language> {
-    stages: Vec<Placed<L>>,
+    pub(super) stages: Vec<Placed<L>>,
+    /// Records that wait at stages.
+    pub(super) held: usize,
+    /// Rung when one may go on.
+    pub(super) bell: Option<Arc<Bell>>,
     /// Time spent in each stage; empty if it is not measured.
     spent: Vec<Duration>,
     /// Stages that take nothing more: a limit behind them is full. The last one is the end.
@@ -195,7 +228,10 @@ pub(super) struct Pipeline<L: Language> {
     /// What is in the pipeline and can not go on before there is room; the first goes first.
     paused: VecDeque<Paused<L>>,
     pub(super) results: Results,
+    /// Results as values, if somebody takes them so.
+    pub(super) objects: Option<Vec<L::Object>>,
     pub(super) errors: Vec<String>,
+    objects_size: usize,
     errors_size: usize,
     max_size: usize,
     /// Whether nobody sees the results.
@@ -208,6 +244,8 @@ impl<L: Language> Pipeline<L> {
         Self {
             spent: vec![Duration::ZERO; if measured { stages.len() } else { 0 }],
             stages: stages.iter().map(Placed::fresh).collect(),
+            held: 0,
+            bell: None,
             closed: vec![false; stages.len() + 1],
             failed: false,
             flushing: 0,
@@ -216,6 +254,8 @@ impl<L: Language> Pipeline<L> {
             out: None,
             paused: VecDeque::new(),
             results: Results::default(),
+            objects: None,
+            objects_size: 0,
             errors: Vec::new(),
             errors_size: 0,
             max_size: limits.result_bytes.load(Ordering::Relaxed),
@@ -246,6 +286,7 @@ impl<L: Language> Pipeline<L> {
                 *seen = 0;
             }
         }
+        self.bell = None;
         self.closed.fill(false);
         self.failed = false;
         self.flushing = 0;
@@ -261,7 +302,7 @@ impl<L: Language> Pipeline<L> {
     }
 
     /// Whether this stage takes nothing more.
-    fn is_closed(&self, at: usize) -> bool {
+    pub(super) fn is_closed(&self, at: usize) -> bool {
         self.closed.get(at).is_some_and(|closed| *closed)
     }
 
@@ -287,7 +328,7 @@ impl<L: Language> Pipeline<L> {
 
     /// An error record of a stage, which goes straight to the end: to the initiator if the records
     /// behind it are collected, else it stops the reader of this shard.
-    fn fail_at(&mut self, at: usize, error: RecordError) {
+    pub(super) fn fail_at(&mut self, at: usize, error: RecordError) {
         match &mut self.out {
             Some(out) => {
                 if let Err(error) = out.fail(at, error) {
@@ -326,7 +367,7 @@ impl<L: Language> Pipeline<L> {
     }
 
     fn size(&self) -> usize {
-        self.results.size() + self.errors_size
+        self.results.size() + self.objects_size + self.errors_size
     }
 
     fn too_large(&self) -> String {
@@ -396,7 +437,7 @@ impl<L: Language> Pipeline<L> {
             if at == 0 && !self.wants_more() || self.is_closed(at) {
                 return;
             }
-            if self.is_full() {
+            if self.is_full(at) {
                 let rest = Paused::Chunk(at, chunk.clone(), position);
                 return self.paused.push_back(rest);
             }
@@ -405,9 +446,17 @@ impl<L: Language> Pipeline<L> {
         }
     }
 
-    /// Whether a cut has no room for more.
-    pub(super) fn is_full(&self) -> bool {
-        self.out.as_ref().is_some_and(Outgoing::is_full)
+    /// Whether there is no room for a record that comes to this stage: at a cut, or at a stage.
+    pub(super) fn is_full(&self, at: usize) -> bool {
+        self.out.as_ref().is_some_and(Outgoing::is_full) || self.clogged(at).is_some()
+    }
+
+    /// Cuts whose records would come to a stage that can hold no more, or before it.
+    pub(super) fn clogged_cuts(&self) -> usize {
+        match (self.clogged(0), &self.out) {
+            (Some(at), Some(out)) => out.cuts_before(at),
+            _ => 0,
+        }
     }
 
     /// Whether something in it waits for room.
@@ -418,9 +467,11 @@ impl<L: Language> Pipeline<L> {
     /// Goes on with what waited for room.
     pub(super) fn resume(&mut self, s: L::Scope<'_>) {
         let mut rest = std::mem::take(&mut self.paused);
-        while !self.is_full()
-            && let Some(paused) = rest.pop_front()
-        {
+        while let Some(paused) = rest.pop_front() {
+            if self.is_full(paused.at()) {
+                rest.push_front(paused);
+                break;
+            }
             match paused {
                 Paused::Chunk(at, chunk, from) => self.feed_from(s, at, &chunk, from),
                 Paused::Several(at, several) => self.push_several(s, at, several),
@@ -439,7 +490,7 @@ impl<L: Language> Pipeline<L> {
         keyed: bool,
     ) {
         while !self.is_closed(at) {
-            if self.is_full() {
+            if self.is_full(at) {
                 let rest = Paused::Values { at, values, keyed };
                 return self.paused.push_back(rest);
             }
@@ -492,19 +543,16 @@ impl<L: Language> Pipeline<L> {
     }
 
     fn arrive_keyed(&mut self, s: L::Scope<'_>, at: usize, key: L::Object, record: L::Object) {
-        let folded = match self.stages.get_mut(at).map(|placed| &mut placed.stage) {
-            Some(Stage::AccumulateByKey { f, groups, .. }) => {
-                let groups = groups.get_or_insert_with(|| L::groups(s));
-                L::fold(s, groups, f, key, record)
-            }
+        let taken = match self.stages.get_mut(at).map(|placed| &mut placed.stage) {
+            Some(Stage::AccumulateByKey { .. }) => self.accumulate(s, at, Some(key), record),
             Some(Stage::Group { groups, .. }) => {
                 let groups = groups.get_or_insert_with(|| L::groups(s));
-                L::gather(s, groups, key, record)
+                L::gather(s, groups, key, record).map_err(Stop::from)
             }
             _ => Ok(()),
         };
-        if let Err(error) = folded {
-            self.fail_at(at, error);
+        if let Err(stop) = taken {
+            self.stopped(at, stop);
         }
     }
 
@@ -513,10 +561,10 @@ impl<L: Language> Pipeline<L> {
         self.push(s, 0, Moving::Object(record));
     }
 
-    fn push(&mut self, s: L::Scope<'_>, from: usize, record: Moving<'_, L>) {
+    pub(super) fn push(&mut self, s: L::Scope<'_>, from: usize, record: Moving<'_, L>) {
         let mut at = from;
-        if let Err(error) = self.pass(s, &mut at, record) {
-            self.fail_at(at, error);
+        if let Err(stop) = self.pass(s, &mut at, record) {
+            self.stopped(at, stop);
         }
     }
 
@@ -525,7 +573,7 @@ impl<L: Language> Pipeline<L> {
         s: L::Scope<'_>,
         stage: &mut usize,
         mut record: Moving<'_, L>,
-    ) -> Result<(), RecordError> {
+    ) -> Result<(), Stop<L>> {
         loop {
             let at = *stage;
             if self.is_closed(at) {
@@ -533,7 +581,7 @@ impl<L: Language> Pipeline<L> {
             }
             let begin = (!self.spent.is_empty()).then(Instant::now);
             let Some(placed) = self.stages.get_mut(at) else {
-                return self.emit(s, record);
+                return Ok(self.emit(s, record)?);
             };
             let passed = match &mut placed.stage {
                 Stage::Pass => Passed::On(record),
@@ -541,16 +589,18 @@ impl<L: Language> Pipeline<L> {
                 Stage::Map(f) => Passed::On(Moving::Object(L::map(s, f, open::<L>(s, record)?)?)),
                 Stage::Filter(f) => {
                     let record = open::<L>(s, record)?;
-                    if L::test(s, f, &record)? {
-                        Passed::On(Moving::Object(record))
-                    } else {
-                        Passed::Kept
+                    match L::test(s, f, &record) {
+                        Ok(true) => Passed::On(Moving::Object(record)),
+                        Ok(false) => Passed::Kept,
+                        Err(instead) => return Err(Stop::of(instead, Some(record))),
                     }
                 }
                 Stage::ForEach(f) => {
                     let record = open::<L>(s, record)?;
-                    L::visit(s, f, &record)?;
-                    Passed::On(Moving::Object(record))
+                    match L::visit(s, f, &record) {
+                        Ok(()) => Passed::On(Moving::Object(record)),
+                        Err(instead) => return Err(Stop::of(instead, Some(record))),
+                    }
                 }
                 Stage::Key { extract, cut: None } => {
                     let record = open::<L>(s, record)?;
@@ -623,25 +673,19 @@ impl<L: Language> Pipeline<L> {
                     *count += 1;
                     Passed::Kept
                 }
-                Stage::Accumulate(f, accumulator) => {
-                    let before = accumulator.take();
-                    *accumulator = Some(L::accumulate(s, f, before, open::<L>(s, record)?)?);
+                Stage::Accumulate(..) => {
+                    let record = open::<L>(s, record)?;
+                    self.accumulate(s, at, None, record)?;
                     Passed::Kept
                 }
-                Stage::AccumulateByKey {
-                    extract,
-                    f,
-                    groups,
-                    cut,
-                } => {
+                Stage::AccumulateByKey { extract, cut, .. } => {
                     let record = open::<L>(s, record)?;
                     let key = L::key(s, extract, &record)?;
                     let elsewhere = elsewhere(s, self.out.as_ref(), *cut, &key)?;
                     if let (Some((cut, to)), Some(out)) = (elsewhere, &mut self.out) {
                         out.keyed(s, cut, to, key, record);
                     } else {
-                        let groups = groups.get_or_insert_with(|| L::groups(s));
-                        L::fold(s, groups, f, key, record)?;
+                        self.accumulate(s, at, Some(key), record)?;
                     }
                     Passed::Kept
                 }
@@ -666,6 +710,11 @@ impl<L: Language> Pipeline<L> {
             if let (Some(begin), Some(spent)) = (begin, self.spent.get_mut(at)) {
                 *spent += begin.elapsed();
             }
+            let passed = if self.held > 0 {
+                self.in_order(s, at, passed)?
+            } else {
+                passed
+            };
             *stage += 1;
             record = match passed {
                 Passed::On(record) => record,
@@ -689,9 +738,14 @@ impl<L: Language> Pipeline<L> {
         spent
     }
 
-    fn push_several(&mut self, s: L::Scope<'_>, at: usize, mut several: <L as Calls>::Several) {
+    pub(super) fn push_several(
+        &mut self,
+        s: L::Scope<'_>,
+        at: usize,
+        mut several: <L as Calls>::Several,
+    ) {
         loop {
-            if self.is_full() {
+            if self.is_full(at) {
                 return self.paused.push_back(Paused::Several(at, several));
             }
             let Some(record) = several.next() else { return };
@@ -709,7 +763,13 @@ impl<L: Language> Pipeline<L> {
             return Ok(());
         }
         let record = open::<L>(s, record)?;
-        L::emit(s, record, &mut self.results)?;
+        match &mut self.objects {
+            None => L::emit(s, record, &mut self.results)?,
+            Some(objects) => {
+                self.objects_size += L::size(s, &record);
+                objects.push(record);
+            }
+        }
         if self.size() > self.max_size && !self.failed {
             self.close_all();
             self.failed = true;
@@ -718,9 +778,40 @@ impl<L: Language> Pipeline<L> {
         Ok(())
     }
 
+    /// Feeds the only chunk there is, and flushes what can be.
+    pub(super) fn feed_and_flush(&mut self, s: L::Scope<'_>, chunk: &Chunk) -> Flushed {
+        if !chunk.is_counted() {
+            self.feed(s, chunk);
+        }
+        if self.is_paused() {
+            return Flushed::Waits;
+        }
+        self.flush_all(s)
+    }
+
+    /// Flushes until all is flushed, or has to wait.
+    pub(super) fn flush_all(&mut self, s: L::Scope<'_>) -> Flushed {
+        loop {
+            match self.flush(s) {
+                Flushed::Some | Flushed::Cut(_) => {}
+                flushed => return flushed,
+            }
+        }
+    }
+
     /// Flushes what the stages hold, a part of it each time.
     pub(super) fn flush(&mut self, s: L::Scope<'_>) -> Flushed {
         let at = self.flushing;
+        // The stage itself passes on what it has when nothing of it waits; but first what goes to
+        // other shards.
+        let crosses = |placed: &Placed<L>| placed.cut().is_some() && !self.crossed;
+        let until = match self.stages.get(at) {
+            Some(placed) if crosses(placed) => at,
+            _ => at + 1,
+        };
+        if self.waits_before(until) || !self.draining.is_empty() && self.clogged(at + 1).is_some() {
+            return Flushed::Waits;
+        }
         let Some(placed) = self.stages.get_mut(at) else {
             return Flushed::All;
         };
@@ -785,7 +876,7 @@ impl<L: Language> Pipeline<L> {
             _ => None,
         };
         for _ in 0..FLUSHED {
-            if self.is_full() {
+            if self.is_full(at + 1) {
                 return;
             }
             if self.is_closed(at) {
@@ -812,7 +903,8 @@ impl<L: Language> Pipeline<L> {
 
     /// Whether flushing needs the interpreter: something is held, or was never opened.
     pub(super) fn is_empty(&self) -> bool {
-        self.draining.is_empty()
+        self.held == 0
+            && self.draining.is_empty()
             && self.paused.is_empty()
             && self.out.as_ref().is_none_or(Outgoing::is_empty)
             && self.stages.iter().all(|placed| match &placed.stage {
@@ -826,7 +918,10 @@ impl<L: Language> Pipeline<L> {
     }
 }
 
-fn open<L: Language>(s: L::Scope<'_>, record: Moving<'_, L>) -> Result<L::Object, RecordError> {
+pub(super) fn open<L: Language>(
+    s: L::Scope<'_>,
+    record: Moving<'_, L>,
+) -> Result<L::Object, RecordError> {
     match record {
         Moving::Object(object) => Ok(object),
         Moving::Native(native, _) => L::object(s, native),

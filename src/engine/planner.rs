@@ -4,6 +4,7 @@
 //! compare both.
 
 use super::pipeline::{Placed, Stage};
+use super::waiting::Queue;
 use super::{Function, Hint, Language, Plan, Step};
 
 /// How much of its records a plan looks at.
@@ -79,7 +80,11 @@ pub(super) fn compile<L: Language>(plan: &Plan<L>, whom: For) -> Prepared<L> {
                 seen: 0,
             },
         };
-        stages.push(Placed { stage, step });
+        stages.push(Placed {
+            stage,
+            step,
+            queue: Queue::default(),
+        });
     }
     let discards = whom == For::Nobody;
     if discards {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Chunk, Language, Need, RecordError};
+use super::{Chunk, Language, Need, RecordError, Unfinished};
 
 /// Makes records, on the reader thread, a chunk at a time.
 pub trait Reader: Send {
@@ -61,4 +61,6 @@ pub enum Source<L: Language> {
     Records(Chunk),
     /// A reader that the worker itself asks: it has little to read, and never keeps it waiting.
     Direct(Box<dyn Reader>),
+    /// A run that was begun on the calling thread, and waits for what was promised there.
+    Unfinished(Box<Unfinished<L>>),
 }

@@ -353,6 +353,12 @@ impl Drop for Level {
     }
 }
 
+/// A run on the calling thread that waits for what was promised.
+pub struct Unfinished<L: Language> {
+    pub(super) pipeline: Pipeline<L>,
+    pub(super) begun: Instant,
+}
+
 /// What a registration is made of.
 pub struct Parts<L: Language> {
     /// Its name.
@@ -461,20 +467,21 @@ impl<L: Language> Registration<L> {
         self.spare.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs it here and now over these records. `read` gets results and errors.
+    /// Runs it here and now over these records. `read` gets results and errors; if some are only
+    /// promised, the run has to go on elsewhere.
     pub fn run_here<R>(
         &self,
         chunk: &Chunk,
         caller: Option<&Arc<dyn Caller>>,
         read: impl FnOnce(&Results, &[String]) -> R,
-    ) -> R {
+    ) -> Result<R, Box<Unfinished<L>>> {
         let begin = Instant::now();
         let Some(_level) = Level::enter() else {
             let errors = [format!(
                 "functions that run at once call each other more than {DEEPEST} levels deep"
             )];
             self.statistics.finish(&errors, false, Duration::ZERO);
-            return read(&Results::default(), &errors);
+            return Ok(read(&Results::default(), &errors));
         };
         let spare = self.spare().pop();
         let profiles = self.limits.profile.load(Ordering::Relaxed);
@@ -495,10 +502,13 @@ impl<L: Language> Registration<L> {
             pipeline.feed_counted(chunk.len() as u64);
         }
         if !chunk.is_counted() || !pipeline.is_empty() {
-            L::attach(&behalf, |s| {
-                pipeline.feed(s, chunk);
-                while pipeline.flush(s) != Flushed::All {}
-            });
+            let flushed = L::attach(&behalf, |s| pipeline.feed_and_flush(s, chunk));
+            if flushed == Flushed::Waits {
+                return Err(Box::new(Unfinished {
+                    pipeline,
+                    begun: begin,
+                }));
+            }
         }
         self.statistics
             .finish(&pipeline.errors, false, begin.elapsed());
@@ -509,7 +519,7 @@ impl<L: Language> Registration<L> {
         } else {
             L::attach(&behalf, |_| drop(pipeline));
         }
-        read
+        Ok(read)
     }
 
     /// An execution of it ended; how many of it are kept is bounded.

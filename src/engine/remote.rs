@@ -54,6 +54,8 @@ struct State {
     cuts: Vec<Cut>,
     /// Nothing to do here until somebody else says something.
     waits: bool,
+    /// Nothing to do here until a promise is kept.
+    promised: bool,
     heard: Instant,
     said: Instant,
 }
@@ -119,6 +121,7 @@ impl Remote {
             stopped: false,
             cuts: collects.iter().map(cut).collect(),
             waits: false,
+            promised: false,
             heard: Instant::now(),
             said: Instant::now(),
         };
@@ -270,15 +273,25 @@ impl Remote {
         self.state().moved = true;
     }
 
+    /// This shard waits for what was promised here: that may take as long as it likes.
+    pub(super) fn waits_for_promises(&self, promised: bool) {
+        if promised {
+            let mut state = self.state();
+            state.waits = false;
+            state.promised = true;
+        }
+    }
+
     /// Whether that is news.
     pub(super) fn take_moved(&self) -> bool {
         std::mem::take(&mut self.state().moved)
     }
 
-    /// What is to be done.
-    pub(super) fn todo(&self) -> Todo {
+    /// What is to be done. The first so many cuts are closed for now: there is no room behind them.
+    pub(super) fn todo(&self, clogged: usize) -> Todo {
         let mut state = self.state();
         state.waits = false;
+        state.promised = false;
         if let Some(why) = &state.failure {
             return Todo::Failed(why.clone());
         }
@@ -300,6 +313,9 @@ impl Remote {
         let mut credit = None;
         let mut found = None;
         for (at, cut) in state.cuts.iter_mut().enumerate().rev() {
+            if at < clogged {
+                break;
+            }
             if let Some((from, batch)) = cut.inbox.pop_front() {
                 if let Some(taken) = cut.taken.get_mut(from) {
                     *taken += 1;
@@ -440,6 +456,11 @@ impl Remote {
     /// Who is silent, if this shard has waited for others for too long.
     pub(super) fn silent(&self, now: Instant) -> Option<String> {
         let state = self.state();
+        if state.promised && !self.team.is_initiator() {
+            // It is this shard that the others would miss.
+            let said = now.saturating_duration_since(state.said);
+            return (said >= self.team.idle / 4).then(String::new);
+        }
         let silent = now.saturating_duration_since(state.heard);
         if !state.waits || silent < self.patience() {
             return None;
@@ -467,7 +488,9 @@ impl Remote {
 
     /// It waits again as if it began to.
     pub(super) fn wait_on(&self) {
-        self.state().heard = Instant::now();
+        let mut state = self.state();
+        state.heard = Instant::now();
+        state.said = state.heard;
     }
 }
 

@@ -17,7 +17,7 @@ pub(super) enum Value {
     List(Vec<Value>),
 }
 
-type Body = dyn Fn(&[Value]) -> Result<Value, String> + Send + Sync;
+type Body = dyn Fn(&[Value]) -> Asked<Value, Value> + Send + Sync;
 
 pub(super) struct Callback {
     body: Box<Body>,
@@ -44,7 +44,22 @@ pub(super) fn f(
     body: impl Fn(&[Value]) -> Result<Value, String> + Send + Sync + 'static,
 ) -> Arc<Callback> {
     Arc::new(Callback {
-        body: Box::new(body),
+        body: at_once(body),
+        hint: Hint::None,
+        looks: true,
+    })
+}
+
+fn at_once(body: impl Fn(&[Value]) -> Result<Value, String> + Send + Sync + 'static) -> Box<Body> {
+    Box::new(move |args| body(args).map_err(|text| RecordError::new(text).into()))
+}
+
+/// A callback that promises what it returns.
+pub(super) fn promises(
+    body: impl Fn(&[Value]) -> Arc<Promise<Value>> + Send + Sync + 'static,
+) -> Arc<Callback> {
+    Arc::new(Callback {
+        body: Box::new(move |args| Err(Instead::Promise(body(args)))),
         hint: Hint::None,
         looks: true,
     })
@@ -55,7 +70,7 @@ pub(super) fn blind(
     body: impl Fn(&[Value]) -> Result<Value, String> + Send + Sync + 'static,
 ) -> Arc<Callback> {
     Arc::new(Callback {
-        body: Box::new(body),
+        body: at_once(body),
         hint: Hint::None,
         looks: false,
     })
@@ -68,7 +83,7 @@ pub(super) fn counts_by_key() -> Arc<Callback> {
         _ => Ok(Value::Number(1)),
     };
     Arc::new(Callback {
-        body: Box::new(body),
+        body: at_once(body),
         hint: Hint::CountsByKey,
         looks: true,
     })
@@ -82,7 +97,7 @@ pub(super) fn counts(hinted: bool) -> Arc<Callback> {
     };
     let hint = if hinted { Hint::Counts } else { Hint::None };
     Arc::new(Callback {
-        body: Box::new(body),
+        body: at_once(body),
         hint,
         looks: true,
     })
@@ -102,8 +117,16 @@ impl Context for Session {
     }
 }
 
-fn call(f: &Callback, args: &[Value]) -> Result<Value, RecordError> {
-    (f.body)(args).map_err(RecordError::new)
+fn call(f: &Callback, args: &[Value]) -> Asked<Value, Value> {
+    (f.body)(args)
+}
+
+/// Where nothing can be promised.
+fn call_now(f: &Callback, args: &[Value]) -> Result<Value, RecordError> {
+    call(f, args).map_err(|instead| match instead {
+        Instead::Error(error) => error,
+        Instead::Promise(_) => RecordError::new("no promises here"),
+    })
 }
 
 impl Values for Toy {
@@ -147,6 +170,10 @@ impl Values for Toy {
         rmp_serde::from_slice(bytes).map_err(|error| RecordError::new(error.to_string()))
     }
 
+    fn size((): (), _: &Value) -> usize {
+        size_of::<Value>()
+    }
+
     fn emit((): (), record: Value, results: &mut Results) -> Result<(), RecordError> {
         results.push(Item::Bulk(format!("{record:?}").as_bytes()));
         results.end_result();
@@ -158,23 +185,31 @@ impl Calls for Toy {
     type Function = Callback;
     type Several = std::iter::Rev<std::vec::IntoIter<Value>>;
 
-    fn map((): (), f: &Callback, x: Value) -> Result<Value, RecordError> {
+    fn map((): (), f: &Callback, x: Value) -> Asked<Value, Value> {
         call(f, &[x])
     }
 
-    fn test((): (), f: &Callback, x: &Value) -> Result<bool, RecordError> {
-        Ok(call(f, std::slice::from_ref(x))? != Value::Number(0))
+    fn test((): (), f: &Callback, x: &Value) -> Asked<bool, Value> {
+        Ok(Self::is_true((), &call(f, std::slice::from_ref(x))?)?)
     }
 
-    fn visit((): (), f: &Callback, x: &Value) -> Result<(), RecordError> {
+    fn is_true((): (), value: &Value) -> Result<bool, RecordError> {
+        Ok(*value != Value::Number(0))
+    }
+
+    fn visit((): (), f: &Callback, x: &Value) -> Asked<(), Value> {
         call(f, std::slice::from_ref(x)).map(drop)
     }
 
-    fn expand((): (), f: &Callback, x: Value) -> Result<Many<Value, Self::Several>, RecordError> {
-        Ok(match call(f, &[x])? {
+    fn expand((): (), f: &Callback, x: Value) -> Asked<Many<Value, Self::Several>, Value> {
+        Ok(Self::several((), call(f, &[x])?))
+    }
+
+    fn several((): (), value: Value) -> Many<Value, Self::Several> {
+        match value {
             Value::List(items) => Many::Several(items.into_iter().rev()),
             other => Many::One(other),
-        })
+        }
     }
 
     fn accumulate(
@@ -182,7 +217,7 @@ impl Calls for Toy {
         f: &Callback,
         accumulator: Option<Value>,
         x: Value,
-    ) -> Result<Value, RecordError> {
+    ) -> Asked<Value, Value> {
         match accumulator {
             Some(accumulator) => call(f, &[accumulator, x]),
             None => call(f, &[x]),
@@ -190,7 +225,7 @@ impl Calls for Toy {
     }
 
     fn key((): (), f: &Callback, x: &Value) -> Result<Value, RecordError> {
-        call(f, std::slice::from_ref(x))
+        call_now(f, std::slice::from_ref(x))
     }
 }
 
@@ -207,15 +242,27 @@ impl Groups for Toy {
         f: &Callback,
         key: Value,
         x: Value,
-    ) -> Result<(), RecordError> {
+    ) -> Result<(), (Instead<Value>, Value)> {
         let at = groups.iter().position(|(other, _)| *other == key);
         let before = at.map(|at| groups.remove(at).1);
         let made = match before {
-            Some(before) => call(f, &[key.clone(), before, x])?,
-            None => call(f, &[key.clone(), x])?,
+            Some(before) => call(f, &[key.clone(), before, x]),
+            None => call(f, &[key.clone(), x]),
         };
-        groups.push((key, made));
+        match made {
+            Ok(made) => groups.push((key, made)),
+            Err(instead) => return Err((instead, key)),
+        }
         Ok(())
+    }
+
+    fn put((): (), groups: &mut Self::Groups, key: Value, value: Value) -> Result<(), RecordError> {
+        groups.push((key, value));
+        Ok(())
+    }
+
+    fn remove((): (), groups: &mut Self::Groups, key: Value) {
+        groups.retain(|(other, _)| *other != key);
     }
 
     fn gather((): (), groups: &mut Self::Groups, key: Value, x: Value) -> Result<(), RecordError> {
@@ -227,7 +274,7 @@ impl Groups for Toy {
     }
 
     fn reduce((): (), f: &Callback, key: &Value, records: Value) -> Result<Value, RecordError> {
-        call(f, &[key.clone(), records])
+        call_now(f, &[key.clone(), records])
     }
 
     fn drain((): (), groups: Self::Groups) -> Vec<(Value, Value)> {

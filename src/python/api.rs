@@ -11,7 +11,8 @@ use super::error::{FlatError, ForceStopped, GearsError, gears_error, lossy};
 use super::function::Function;
 use super::interpreter::{SESSION_NAME, world};
 use super::object;
-use super::session::{Current, bind, change_current, current, current_session};
+use super::promise::{self, Future, Keeper, gears_future};
+use super::session::{self, Current, bind_code, current, current_session};
 use super::shipping;
 use super::watch;
 use crate::engine::{Caller, Command, LogLevel, Results, TimeEvent};
@@ -97,9 +98,13 @@ fn is_in_atomic_block() -> bool {
 /// isAsyncAllow(): whether this callback may answer later.
 #[pyfunction(name = "isAsyncAllow")]
 fn is_async_allow() -> bool {
-    current().is_some_and(|current| {
-        current.step && current.caller.is_none_or(|caller| caller.may_wait())
-    })
+    promise::is_allowed()
+}
+
+/// The calling thread runs the event loop.
+#[pyfunction(name = "_ownLoop")]
+fn own_loop() {
+    session::own_loop();
 }
 
 /// log(message, level='notice'): writes a line to the server's log.
@@ -181,11 +186,12 @@ fn flat_error(args: &Bound<'_, PyTuple>) -> PyResult<()> {
 
 /// getGearsSession(): the session of this thread, or None.
 #[pyfunction(name = "getGearsSession")]
-fn get_gears_session() -> Option<SessionHandle> {
+pub(super) fn get_gears_session() -> Option<SessionHandle> {
     let current = current().filter(|current| !current.hidden)?;
     Some(SessionHandle {
         session: current.session,
         caller: current.caller,
+        hidden: false,
     })
 }
 
@@ -193,14 +199,22 @@ fn get_gears_session() -> Option<SessionHandle> {
 /// server, but build no functions.
 #[pyfunction]
 #[pyo3(signature = (*args), name = "setGearsSession")]
-fn set_gears_session(args: &Bound<'_, PyTuple>) -> PyResult<()> {
+fn set_gears_session(py: Python<'_>, args: &Bound<'_, PyTuple>) -> PyResult<()> {
     if args.len() != 1 {
         return Err(gears_error("Wrong number of args given to setGearsSession"));
     }
     let session = args.get_item(0)?;
     if session.is_none() {
-        change_current(|current| current.hidden = true);
-        return Ok(());
+        return match current() {
+            Some(current) => bind_code(
+                py,
+                Current {
+                    hidden: true,
+                    ..current
+                },
+            ),
+            None => Ok(()),
+        };
     }
     let Ok(handle) = session.cast::<SessionHandle>() else {
         return Err(gears_error("Given object is not of type GearsSession"));
@@ -209,12 +223,12 @@ fn set_gears_session(args: &Bound<'_, PyTuple>) -> PyResult<()> {
     let before = current().filter(|current| Arc::ptr_eq(&current.session, &handle.session));
     // Where the thread runs code of this session already, its script and step go on.
     let now = before.unwrap_or_else(|| Current::of_session(handle.session.clone()));
-    bind(Some(Current {
+    let now = Current {
         caller: handle.caller.clone(),
         hidden: false,
         ..now
-    }));
-    Ok(())
+    };
+    bind_code(py, now)
 }
 
 /// registerGearsThread(): once on a thread of the user's own, before it uses the server. The thread
@@ -237,8 +251,7 @@ fn register_gears_thread(py: Python<'_>) -> PyResult<()> {
             "registerGearsThread must be called by a function that a script defines",
         ));
     };
-    bind(Some(Current::of_session(session)));
-    Ok(())
+    bind_code(py, Current::of_session(session))
 }
 
 fn caller(error: &str) -> PyResult<Arc<dyn Caller>> {
@@ -354,13 +367,8 @@ macro_rules! not_yet {
 }
 
 not_yet! {
-    gears_future "gearsFutureCtx" "",
     save_globals "_saveGlobals" "",
 }
-
-/// What `gearsFutureCtx` will return.
-#[pyclass(name = "Future", module = "redisgears", frozen)]
-struct Future;
 
 /// A place where text that a script prints goes: the server's log, line by line.
 #[pyclass(name = "LogStream", module = "redisgears")]
@@ -435,10 +443,10 @@ impl LogStream {
 pub(super) mod redisgears {
     #[pymodule_export]
     use super::{
-        Atomic, Builder, Future, SessionHandle, atomic, call_next, config_get, execute, flat_error,
-        gears_ctx, gears_future, get_command, get_gears_session, hash_tag, is_async_allow,
-        is_in_atomic_block, log, override_reply, register_gears_thread, register_time_event,
-        save_globals, set_gears_session, shard_id,
+        Atomic, Builder, Future, Keeper, SessionHandle, atomic, call_next, config_get, execute,
+        flat_error, gears_ctx, gears_future, get_command, get_gears_session, hash_tag,
+        is_async_allow, is_in_atomic_block, log, override_reply, own_loop, register_gears_thread,
+        register_time_event, save_globals, set_gears_session, shard_id,
     };
 
     use super::{FlatError, ForceStopped, GearsError};

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyFunction, PyInt, PyString, PyTuple};
+use pyo3::types::{PyDict, PyFunction, PyInt, PyList, PyString, PyTuple};
 
 use super::error::gears_error;
 use super::function::Function;
@@ -13,7 +13,9 @@ use super::options::Options;
 use super::register::register;
 use super::session::{Session, current};
 use super::shipping;
-use crate::engine::{Caller, KeysRange, Launch, Mode, PlanBuilder, ReaderSpec, Source, Step};
+use crate::engine::{
+    Caller, KeysRange, Launch, Mode, PlanBuilder, ReaderSpec, Source, Step, Taker,
+};
 
 const READERS: [&str; 5] = [
     "KeysReader",
@@ -27,6 +29,8 @@ const READERS: [&str; 5] = [
 #[pyclass(name = "PyFlatExecution", module = "redisgears", frozen)]
 pub(super) struct Builder {
     plan: Mutex<PlanBuilder<Cpython>>,
+    /// Called with the results and errors of its run.
+    when_done: Mutex<Option<Py<PyAny>>>,
 }
 
 /// `gearsCtx(reader='KeysReader', desc=None)`: a new builder.
@@ -72,6 +76,7 @@ pub(super) fn gears_ctx(args: &Bound<'_, PyTuple>) -> PyResult<Builder> {
     world().registrar.next_id();
     Ok(Builder {
         plan: Mutex::new(PlanBuilder::new(reader, desc)),
+        when_done: Mutex::default(),
     })
 }
 
@@ -155,17 +160,52 @@ impl Builder {
         };
         let mut launch = Launch::of_plan(plan, source);
         launch.everywhere = run;
+        let when_done = self.when_done();
         match current.script {
-            Some(script) => script.set_run(registry.create(launch)),
+            Some(script) => script.set_run(registry.create(launch), when_done),
             // Inside a callback: it runs at once, and nobody will ask for it by its id.
-            None => registry.start(&registry.create(launch), false),
+            None => {
+                launch.taker = when_done.map(taker);
+                registry.start(&registry.create(launch), false);
+            }
         }
         Ok(())
     }
+
+    fn when_done(&self) -> Option<Py<PyAny>> {
+        let mut when_done = self
+            .when_done
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        when_done.take()
+    }
+}
+
+/// Hands results over to a Python function.
+fn taker(when_done: Py<PyAny>) -> Taker<Cpython> {
+    Box::new(move |results, errors| {
+        Python::attach(|py| {
+            let told = PyList::new(py, results)
+                .and_then(|results| when_done.call1(py, (results, errors.to_vec())));
+            if let Err(error) = told {
+                error.write_unraisable(py, None);
+            }
+        });
+    })
 }
 
 #[pymethods]
 impl Builder {
+    /// The next run calls this with its results and errors.
+    #[pyo3(name = "_whenDone")]
+    fn call_when_done(&self, call: Py<PyAny>) {
+        let mut when_done = self
+            .when_done
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *when_done = Some(call);
+    }
+
     /// map(f): every record becomes f(record).
     #[pyo3(signature = (*args))]
     fn map(&self, args: &Bound<'_, PyTuple>) -> PyResult<()> {
@@ -360,6 +400,8 @@ fn generator(arg: Option<&Bound<'_, PyAny>>) -> PyResult<Generator> {
 pub(super) struct SessionHandle {
     pub(super) session: Arc<Session>,
     pub(super) caller: Option<Arc<dyn Caller>>,
+    /// Bound to a coroutine that does not show it.
+    pub(super) hidden: bool,
 }
 
 #[pymethods]

@@ -6,10 +6,11 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyFunction, PyList, PySet, PyTuple};
 
-use super::error::{gears_error, lossy};
+use super::error::{lossy, record_error};
 use super::interpreter::prelude;
-use super::{link, object, text};
-use crate::engine::{Function as EngineFunction, Hint};
+use super::promise::{Otherwise, ask, ask_at_once};
+use super::{object, text};
+use crate::engine::{Asked, Function as EngineFunction, Hint};
 
 /// A callback of a step.
 pub(crate) struct Function {
@@ -62,27 +63,36 @@ impl Function {
         self.callable.bind(py)
     }
 
-    /// `f()`
-    pub(super) fn call0(&self, py: Python<'_>) -> PyResult<()> {
-        at_once(self.callable.bind(py).call0()?).map(drop)
-    }
-
     /// `f(x)`
     #[inline]
     pub(super) fn call<'py>(
         &self,
         py: Python<'py>,
         x: &Bound<'py, PyAny>,
-    ) -> PyResult<Bound<'py, PyAny>> {
+    ) -> Asked<Bound<'py, PyAny>, Py<PyAny>> {
         match self.twin {
-            Twin::Str => Ok(text::str(x)?.into_any()),
-            _ => at_once(self.callable.bind(py).call1((x,))?),
+            Twin::Str => text::str(x)
+                .map(Bound::into_any)
+                .map_err(|error| record_error(py, error).into()),
+            _ => ask(py, Otherwise::Counts, || self.callable.bind(py).call1((x,))),
         }
     }
 
     /// `f(accumulator, x)`
     #[inline]
     pub(super) fn accumulate<'py>(
+        &self,
+        py: Python<'py>,
+        accumulator: Option<Bound<'py, PyAny>>,
+        x: Bound<'py, PyAny>,
+    ) -> Asked<Bound<'py, PyAny>, Py<PyAny>> {
+        ask(py, Otherwise::IsNone, || {
+            self.accumulate_by_twin(py, accumulator, x)
+        })
+    }
+
+    #[inline]
+    fn accumulate_by_twin<'py>(
         &self,
         py: Python<'py>,
         accumulator: Option<Bound<'py, PyAny>>,
@@ -113,15 +123,28 @@ impl Function {
                 }
                 StepTwin::CountOne | StepTwin::None => {}
             }
-            return at_once(step.bind(py).call1((accumulator, x))?);
+            return step.bind(py).call1((accumulator, x));
         }
         let accumulator = accumulator.unwrap_or_else(|| py.None().into_bound(py));
-        at_once(self.callable.bind(py).call1((accumulator, x))?)
+        self.callable.bind(py).call1((accumulator, x))
     }
 
     /// `f(key, accumulator, x)`
     #[inline]
     pub(super) fn accumulate_by_key<'py>(
+        &self,
+        py: Python<'py>,
+        key: &Bound<'py, PyAny>,
+        accumulator: Option<Bound<'py, PyAny>>,
+        x: Bound<'py, PyAny>,
+    ) -> Asked<Bound<'py, PyAny>, Py<PyAny>> {
+        ask(py, Otherwise::IsNone, || {
+            self.accumulate_by_key_by_twin(py, key, accumulator, x)
+        })
+    }
+
+    #[inline]
+    fn accumulate_by_key_by_twin<'py>(
         &self,
         py: Python<'py>,
         key: &Bound<'py, PyAny>,
@@ -139,10 +162,10 @@ impl Function {
             if matches!(twin, StepTwin::CountOne) {
                 return accumulator.add(1);
             }
-            return at_once(step.bind(py).call1((key, accumulator, x))?);
+            return step.bind(py).call1((key, accumulator, x));
         }
         let accumulator = accumulator.unwrap_or_else(|| py.None().into_bound(py));
-        at_once(self.callable.bind(py).call1((key, accumulator, x))?)
+        self.callable.bind(py).call1((key, accumulator, x))
     }
 
     /// `f(key, records)`
@@ -152,9 +175,8 @@ impl Function {
         key: &Bound<'py, PyAny>,
         records: Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let made = self.callable.bind(py).call1((key, records))?;
-        no_coroutine(&made, "reduce")?;
-        Ok(made)
+        let call = || self.callable.bind(py).call1((key, records));
+        ask_at_once(call, "coroutine are not allow on reduce")
     }
 
     /// `f(x)`, which names the key of a record.
@@ -164,31 +186,9 @@ impl Function {
         py: Python<'py>,
         x: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let key = self.callable.bind(py).call1((x,))?;
-        no_coroutine(&key, "extractor")?;
-        object::key(key)
+        let call = || self.callable.bind(py).call1((x,));
+        object::key(ask_at_once(call, "coroutine are not allow on extractor")?)
     }
-}
-
-/// What a callback returned, unless it only promises to do so.
-#[inline]
-fn at_once(made: Bound<'_, PyAny>) -> PyResult<Bound<'_, PyAny>> {
-    if link::is_coroutine(&made) {
-        made.call_method0("close")?;
-        return Err(gears_error(
-            "asynchronous steps are not available yet: they come with a later version",
-        ));
-    }
-    Ok(made)
-}
-
-#[inline]
-fn no_coroutine(made: &Bound<'_, PyAny>, step: &str) -> PyResult<()> {
-    if link::is_coroutine(made) {
-        made.call_method0("close")?;
-        return Err(gears_error(format!("coroutine are not allow on {step}")));
-    }
-    Ok(())
 }
 
 impl EngineFunction for Function {

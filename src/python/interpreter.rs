@@ -7,17 +7,22 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
 use super::api::LogStream;
-use super::error::error_text;
+use super::error::{error_text, gears_error};
 use super::function::Function;
 use super::language::Cpython;
 use super::link::{self, Allocator};
-use super::session::{Current, Session, TopLevel, bind, change_current};
+use super::object;
+use super::session::{Current, Run, Session, TopLevel, bind};
 use crate::engine::{
     Behalf, Change, Environment, Execution, Host, Language, LogLevel, Registrar, Registry, Ticket,
     random_id,
 };
 
-const PRELUDE: &str = include_str!("../../python/prelude/builder.py");
+/// Run in this order, in the same names.
+const PRELUDE: [&str; 2] = [
+    include_str!("../../python/prelude/builder.py"),
+    include_str!("../../python/prelude/futures.py"),
+];
 
 /// Sections of scripts are numbered apart from executions: from the top.
 const SCRIPT_TICKET: u64 = u64::MAX;
@@ -99,8 +104,10 @@ fn load_prelude(py: Python<'_>) -> PyResult<Py<PyDict>> {
     globals.set_item("__builtins__", &builtins)?;
     // Not an importable name: what a script defines travels by value.
     globals.set_item("__name__", "not_main")?;
-    let code = builtins.call_method1("compile", (PRELUDE, "<geartrain>", "exec"))?;
-    builtins.call_method1("exec", (code, &globals))?;
+    for source in PRELUDE {
+        let code = builtins.call_method1("compile", (source, "<geartrain>", "exec"))?;
+        builtins.call_method1("exec", (code, &globals))?;
+    }
     Ok(globals.unbind())
 }
 
@@ -168,6 +175,10 @@ pub(crate) fn run_script(script: Script) -> Result<ScriptEnd, String> {
         drop(section);
         bind(before);
         let (run, change) = (top_level.take_run(), top_level.take_change());
+        if let (Ok(()), Some(run)) = (&ran, &run) {
+            tell_when_done(py, run);
+        }
+        let run = run.map(|run| run.execution);
         match (ran, change, run) {
             (Ok(()), Some(change), run) => Ok(ScriptEnd::Registered(change, run)),
             (Ok(()), None, None) => Ok(ScriptEnd::Nothing),
@@ -182,9 +193,41 @@ pub(crate) fn run_script(script: Script) -> Result<ScriptEnd, String> {
     })
 }
 
+/// Has a future of the run of a script get its results, if the script has kept it.
+fn tell_when_done(py: Python<'_>, run: &Run) {
+    let Some(when_done) = &run.when_done else {
+        return;
+    };
+    let waited_for = when_done
+        .bind(py)
+        .getattr("waiting")
+        .and_then(|waiting| waiting.call0());
+    if waited_for.is_ok_and(|future| future.is_none()) {
+        return;
+    }
+    let when_done = when_done.clone_ref(py);
+    run.execution.when_done(Box::new(move |outcome| {
+        let outcome = outcome.clone();
+        (world().background)(Box::new(move || {
+            Python::attach(|py| {
+                let told = object::results(py, &outcome.results)
+                    .and_then(|results| when_done.call1(py, (results, outcome.errors.clone())));
+                if let Err(error) = told {
+                    error.write_unraisable(py, None);
+                }
+            });
+        }));
+    }));
+}
+
 /// Calls a function of a session, without arguments, while the server waits for it. The error is
-/// the text of the exception.
-pub(crate) fn call(session: &Arc<Session>, f: &Function) -> Result<(), String> {
+/// the text of the exception. What it returns is not waited for: a coroutine is an error, or
+/// `starts_coroutines` and runs by itself.
+pub(crate) fn call(
+    session: &Arc<Session>,
+    f: &Function,
+    starts_coroutines: bool,
+) -> Result<(), String> {
     let context = Arc::new(session.clone());
     let behalf = Behalf {
         context: &context,
@@ -192,9 +235,20 @@ pub(crate) fn call(session: &Arc<Session>, f: &Function) -> Result<(), String> {
         caller: None,
     };
     Cpython::attach(&behalf, |py| {
-        change_current(|current| current.step = false);
-        f.call0(py).map_err(|error| error_text(py, &error))
+        call0(py, f, starts_coroutines).map_err(|error| error_text(py, &error))
     })
+}
+
+fn call0(py: Python<'_>, f: &Function, starts_coroutines: bool) -> PyResult<()> {
+    let made = f.callable(py).call0()?;
+    if !link::is_coroutine(&made) {
+        return Ok(());
+    }
+    if starts_coroutines {
+        return prelude(py, "runCoroutine")?.call1((made,)).map(drop);
+    }
+    made.call_method0("close")?;
+    Err(gears_error("Coroutines are not allow"))
 }
 
 fn run_source(py: Python<'_>, source: &[u8], globals: &Bound<'_, PyDict>) -> PyResult<()> {

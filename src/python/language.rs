@@ -15,8 +15,8 @@ use super::packing;
 use super::session::{Current, Session, bind};
 use super::watch;
 use crate::engine::{
-    Behalf, Calls, Groups, Language, Many, Native, Next, Packed, RecordError, Results, Ticket,
-    Values,
+    Asked, Behalf, Calls, Groups, Instead, Language, Many, Native, Next, Packed, RecordError,
+    Results, Ticket, Values,
 };
 
 /// CPython.
@@ -88,7 +88,6 @@ impl Language for Cpython {
             drop(urgent);
             let before = bind(Some(Current {
                 caller: behalf.caller.cloned(),
-                step: true,
                 ..Current::of_session((**session).clone())
             }));
             let (ticket, watch) = match behalf.ticket {
@@ -189,8 +188,28 @@ impl Values for Cpython {
         packing::unpack(py, bytes).map_err(|error| record_error(py, error))
     }
 
+    fn size(py: Python<'_>, value: &Py<PyAny>) -> usize {
+        object::size(value.bind(py))
+    }
+
     fn emit(py: Python<'_>, record: Py<PyAny>, results: &mut Results) -> Result<(), RecordError> {
         object::emit(record.bind(py), results).map_err(|error| record_error(py, error))
+    }
+}
+
+fn is_true(value: &Bound<'_, PyAny>) -> Result<bool, RecordError> {
+    value
+        .is_truthy()
+        .map_err(|error| record_error(value.py(), error))
+}
+
+fn several(value: Bound<'_, PyAny>) -> Many<Py<PyAny>, FromEnd> {
+    match value.cast_into::<PyList>() {
+        Ok(list) => Many::Several(FromEnd {
+            left: list.len(),
+            list: list.unbind(),
+        }),
+        Err(other) => Many::One(other.into_inner().unbind()),
     }
 }
 
@@ -199,40 +218,35 @@ impl Calls for Cpython {
     type Several = FromEnd;
 
     #[inline]
-    fn map(py: Python<'_>, f: &Function, x: Py<PyAny>) -> Result<Py<PyAny>, RecordError> {
-        f.call(py, x.bind(py))
-            .map(Bound::unbind)
-            .map_err(|error| record_error(py, error))
+    fn map(py: Python<'_>, f: &Function, x: Py<PyAny>) -> Asked<Py<PyAny>, Py<PyAny>> {
+        f.call(py, x.bind(py)).map(Bound::unbind)
     }
 
     #[inline]
-    fn test(py: Python<'_>, f: &Function, x: &Py<PyAny>) -> Result<bool, RecordError> {
-        let answer = f.call(py, x.bind(py)).and_then(|answer| answer.is_truthy());
-        answer.map_err(|error| record_error(py, error))
+    fn test(py: Python<'_>, f: &Function, x: &Py<PyAny>) -> Asked<bool, Py<PyAny>> {
+        let answer = f.call(py, x.bind(py))?;
+        Ok(is_true(&answer)?)
+    }
+
+    fn is_true(py: Python<'_>, value: &Py<PyAny>) -> Result<bool, RecordError> {
+        is_true(value.bind(py))
     }
 
     #[inline]
-    fn visit(py: Python<'_>, f: &Function, x: &Py<PyAny>) -> Result<(), RecordError> {
-        f.call(py, x.bind(py))
-            .map(drop)
-            .map_err(|error| record_error(py, error))
+    fn visit(py: Python<'_>, f: &Function, x: &Py<PyAny>) -> Asked<(), Py<PyAny>> {
+        f.call(py, x.bind(py)).map(drop)
     }
 
     fn expand(
         py: Python<'_>,
         f: &Function,
         x: Py<PyAny>,
-    ) -> Result<Many<Py<PyAny>, FromEnd>, RecordError> {
-        let made = f
-            .call(py, x.bind(py))
-            .map_err(|error| record_error(py, error))?;
-        Ok(match made.cast_into::<PyList>() {
-            Ok(list) => Many::Several(FromEnd {
-                left: list.len(),
-                list: list.unbind(),
-            }),
-            Err(other) => Many::One(other.into_inner().unbind()),
-        })
+    ) -> Asked<Many<Py<PyAny>, FromEnd>, Py<PyAny>> {
+        f.call(py, x.bind(py)).map(several)
+    }
+
+    fn several(py: Python<'_>, value: Py<PyAny>) -> Many<Py<PyAny>, FromEnd> {
+        several(value.into_bound(py))
     }
 
     #[inline]
@@ -241,11 +255,10 @@ impl Calls for Cpython {
         f: &Function,
         accumulator: Option<Py<PyAny>>,
         x: Py<PyAny>,
-    ) -> Result<Py<PyAny>, RecordError> {
+    ) -> Asked<Py<PyAny>, Py<PyAny>> {
         let accumulator = accumulator.map(|accumulator| accumulator.into_bound(py));
         let made = f.accumulate(py, accumulator, x.into_bound(py));
         made.map(Bound::unbind)
-            .map_err(|error| record_error(py, error))
     }
 
     #[inline]
@@ -270,17 +283,35 @@ impl Groups for Cpython {
         f: &Function,
         key: Py<PyAny>,
         x: Py<PyAny>,
-    ) -> Result<(), RecordError> {
-        let (groups, key) = (groups.bind(py), key.bind(py));
+    ) -> Result<(), (Instead<Py<PyAny>>, Py<PyAny>)> {
+        let (groups, name) = (groups.bind(py), key.bind(py));
+        let failed = |error| Instead::Error(record_error(py, error));
         let made = groups
-            .get_item(key)
-            .and_then(|accumulator| f.accumulate_by_key(py, key, accumulator, x.into_bound(py)));
-        made.and_then(|made| groups.set_item(key, made))
-            .map_err(|error| {
-                // Fails only if there was none.
-                let _ = groups.del_item(key);
-                record_error(py, error)
-            })
+            .get_item(name)
+            .map_err(failed)
+            .and_then(|accumulator| f.accumulate_by_key(py, name, accumulator, x.into_bound(py)))
+            .and_then(|made| groups.set_item(name, made).map_err(failed));
+        let Err(instead) = made else { return Ok(()) };
+        if let Instead::Error(_) = instead {
+            // Fails only if there was none.
+            let _ = groups.del_item(name);
+        }
+        Err((instead, key))
+    }
+
+    fn put(
+        py: Python<'_>,
+        groups: &mut Py<PyDict>,
+        key: Py<PyAny>,
+        value: Py<PyAny>,
+    ) -> Result<(), RecordError> {
+        let put = groups.bind(py).set_item(key, value);
+        put.map_err(|error| record_error(py, error))
+    }
+
+    fn remove(py: Python<'_>, groups: &mut Py<PyDict>, key: Py<PyAny>) {
+        // Fails only if there was none.
+        let _ = groups.bind(py).del_item(key);
     }
 
     fn gather(

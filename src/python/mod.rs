@@ -12,6 +12,7 @@ mod link;
 mod object;
 mod options;
 mod packing;
+mod promise;
 mod register;
 mod session;
 mod shipping;

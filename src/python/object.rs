@@ -257,6 +257,50 @@ fn emit_item(record: &Bound<'_, PyAny>, results: &mut Results, depth: usize) -> 
     Ok(())
 }
 
+/// Results that were encoded for a reply, as values again.
+pub(super) fn results<'py>(py: Python<'py>, results: &Results) -> PyResult<Bound<'py, PyList>> {
+    let list = PyList::empty(py);
+    let mut items = results.items();
+    while let Some(item) = items.next() {
+        list.append(of_item(py, item, &mut items)?)?;
+    }
+    Ok(list)
+}
+
+fn of_item<'py, 'a>(
+    py: Python<'py>,
+    item: Item<'a>,
+    items: &mut impl Iterator<Item = Item<'a>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let marked = |mark: &[u8], rest: &[u8]| text(py, &[mark, rest].concat());
+    Ok(match item {
+        Item::Bulk(bytes) => text(py, bytes),
+        Item::Status(rest) => marked(b"+", rest),
+        Item::Error(rest) => marked(b"-", rest),
+        Item::Integer(number) => number.into_pyobject(py)?.into_any(),
+        Item::Array(len) => {
+            let list = PyList::empty(py);
+            for _ in 0..len {
+                let Some(item) = items.next() else { break };
+                list.append(of_item(py, item, items)?)?;
+            }
+            list.into_any()
+        }
+    })
+}
+
+/// About how many bytes a value occupies, not counting what it refers to.
+pub(super) fn size(value: &Bound<'_, PyAny>) -> usize {
+    const OBJECT: usize = 64;
+    if let Ok(text) = value.cast::<PyString>() {
+        OBJECT + text.len().unwrap_or_default()
+    } else if let Ok(bytes) = value.cast::<PyBytes>() {
+        OBJECT + bytes.as_bytes().len()
+    } else {
+        OBJECT + 8 * value.len().unwrap_or_default()
+    }
+}
+
 /// Whether a value never changes, so that it need not be copied.
 pub(super) fn is_immutable(value: &Bound<'_, PyAny>) -> bool {
     if let Ok(tuple) = value.cast_exact::<PyTuple>() {

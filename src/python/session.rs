@@ -1,6 +1,6 @@
 //! A session: one RG.PYEXECUTE, its code and for whom it runs.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::ffi::c_ulong;
 use std::fmt;
@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use super::builder::SessionName;
+use super::builder::{SessionHandle, SessionName};
 use super::error::ForceStopped;
 use super::interpreter::{SESSION_NAME, prelude, prototype, world};
 use super::language::Cpython;
@@ -254,8 +254,6 @@ pub(super) struct Current {
     pub(super) script: Option<Arc<TopLevel>>,
     /// The command that is answered.
     pub(super) caller: Option<Arc<dyn Caller>>,
-    /// Whether it is a callback of a step, which could answer later.
-    pub(super) step: bool,
     /// The thread goes on with the rights of the session, but does not show it: setGearsSession(None).
     pub(super) hidden: bool,
 }
@@ -267,16 +265,22 @@ impl Current {
             session,
             script: None,
             caller: None,
-            step: false,
             hidden: false,
         }
     }
 }
 
+/// An execution that a script has made.
+pub(super) struct Run {
+    pub(super) execution: Arc<Execution<Cpython>>,
+    /// Called with its results and errors.
+    pub(super) when_done: Option<Py<PyAny>>,
+}
+
 /// What the top level of a script has made so far.
 #[derive(Default)]
 pub(super) struct TopLevel {
-    run: Mutex<Option<Arc<Execution<Cpython>>>>,
+    run: Mutex<Option<Run>>,
     change: Mutex<Option<Change<Cpython>>>,
     /// The session that it replaces if it registers something.
     replaces: Option<String>,
@@ -314,7 +318,7 @@ impl TopLevel {
         self.pending().take()
     }
 
-    fn run(&self) -> MutexGuard<'_, Option<Arc<Execution<Cpython>>>> {
+    fn run(&self) -> MutexGuard<'_, Option<Run>> {
         self.run.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -324,33 +328,73 @@ impl TopLevel {
     }
 
     /// It has made this execution.
-    pub(super) fn set_run(&self, execution: Arc<Execution<Cpython>>) {
-        *self.run() = Some(execution);
+    pub(super) fn set_run(&self, execution: Arc<Execution<Cpython>>, when_done: Option<Py<PyAny>>) {
+        *self.run() = Some(Run {
+            execution,
+            when_done,
+        });
     }
 
     /// The execution it has made.
-    pub(super) fn take_run(&self) -> Option<Arc<Execution<Cpython>>> {
+    pub(super) fn take_run(&self) -> Option<Run> {
         self.run().take()
     }
 }
 
 thread_local! {
     static CURRENT: RefCell<Option<Current>> = const { RefCell::new(None) };
+    static COROUTINES: Cell<bool> = const { Cell::new(false) };
 }
 
 /// What this thread runs, if it runs code of a session.
 pub(super) fn current() -> Option<Current> {
-    CURRENT.with_borrow(Clone::clone)
+    CURRENT.with_borrow(Clone::clone).or_else(of_coroutine)
 }
 
 /// The session of this thread.
 pub(super) fn current_session() -> Option<Arc<Session>> {
-    CURRENT.with_borrow(|current| current.as_ref().map(|current| current.session.clone()))
+    CURRENT
+        .with_borrow(|current| current.as_ref().map(|current| current.session.clone()))
+        .or_else(|| of_coroutine().map(|current| current.session))
 }
 
-/// Changes what this thread runs, if it runs code of a session.
-pub(super) fn change_current(change: impl FnOnce(&mut Current)) {
-    CURRENT.with_borrow_mut(|current| current.as_mut().map(change));
+/// What a coroutine runs, or what it has asked another thread to do: in a context variable.
+fn of_coroutine() -> Option<Current> {
+    Python::attach(|py| {
+        let bound = prelude(py, "_SESSION").ok()?.call_method0("get").ok()?;
+        let handle = bound.cast_into::<SessionHandle>().ok()?;
+        let SessionHandle {
+            session,
+            caller,
+            hidden,
+        } = handle.get();
+        Some(Current {
+            caller: caller.clone(),
+            hidden: *hidden,
+            ..Current::of_session(session.clone())
+        })
+    })
+}
+
+/// This thread runs all coroutines from now on: none of them may leave a session to the others.
+pub(super) fn own_loop() {
+    COROUTINES.set(true);
+}
+
+/// Binds the code that calls this to what it runs: the coroutine, or the thread.
+pub(super) fn bind_code(py: Python<'_>, current: Current) -> PyResult<()> {
+    if !COROUTINES.get() {
+        bind(Some(current));
+        return Ok(());
+    }
+    let handle = SessionHandle {
+        session: current.session,
+        caller: current.caller,
+        hidden: current.hidden,
+    };
+    prelude(py, "_SESSION")?
+        .call_method1("set", (handle,))
+        .map(drop)
 }
 
 /// Binds this thread to what it runs; returns what it was bound to.

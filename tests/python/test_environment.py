@@ -154,38 +154,6 @@ def test_the_session(env):
     assert "Wrong number of args given to setGearsSession" in text
 
 
-LATER = [
-    "createFuture()",
-    "setFutureResults(None, 1)",
-    "setFutureException(None, 'x')",
-    "runCoroutine(None)",
-    "gearsFuture()",
-]
-
-
-@pytest.mark.parametrize("call", LATER)
-def test_later_features_at_top_level(env, call):
-    assert "not available yet" in env.refused(call)
-
-
-@pytest.mark.parametrize("call", LATER)
-def test_later_features_in_a_step(env, call):
-    (error,) = env.errors(f"{one_shard([1])}.map(lambda x: {call}).run()")
-    assert "not available yet" in error
-
-
-def test_a_script_goes_on_after_a_later_feature(env):
-    assert env.results(
-        f"""
-        try:
-            gearsFuture()
-        except Exception as error:
-            assert 'not available yet' in str(error)
-        {one_shard([1])}.run()
-        """
-    ) == ["1"]
-
-
 def test_a_session_for_a_block(env):
     """Afterwards the thread is what it was before."""
     env.register(

@@ -297,14 +297,3 @@ def test_an_error_while_converting_to_text(env):
         """
     )
     assert "no text" in error
-
-
-def test_coroutines_have_to_wait(env):
-    (error,) = env.errors(
-        f"""
-        async def later(x):
-            return x
-        {one_shard([1])}.map(later).run()
-        """
-    )
-    assert "not available yet" in error

@@ -108,6 +108,8 @@ fn as_reply(results: &Results) -> Result<Reply, String> {
     }
 }
 
+const CAN_NOT_WAIT_HERE: &str = "a hook that is called by another one can not answer later";
+
 const NOT_ONE_RESULT: &str = "Command hook must return exactly one result";
 
 /// A hooked command on its way through its chain.
@@ -156,12 +158,14 @@ impl Caller for HookCall {
             let chunk = Chunk::words(words.into_iter());
             let function = &hook.function.function;
             function.statistics.trigger();
-            function.run_here(&chunk, Some(&next), |results, errors| {
+            let ran = function.run_here(&chunk, Some(&next), |results, errors| {
                 match errors.first() {
                     Some(error) => Err(error.clone()),
                     None => as_reply(results),
                 }
-            })
+            });
+            // It may promise nothing: it can not wait.
+            ran.unwrap_or_else(|_| Err(CAN_NOT_WAIT_HERE.into()))
         })
     }
 }
@@ -397,9 +401,16 @@ impl Registrations {
         let caller: Arc<dyn Caller> = call;
         if registration.mode == Mode::Sync {
             registration.statistics.trigger();
-            return registration.run_here(&chunk, Some(&caller), |results, errors| {
+            let ran = registration.run_here(&chunk, Some(&caller), |results, errors| {
                 one_result(ctx, results, errors);
             });
+            if let Err(unfinished) = ran {
+                let source = Source::Unfinished(unfinished);
+                let mut launch = Launch::of_registration(registration, source);
+                launch.caller = Some(caller);
+                self.start(function, launch, ctx.block(), one_result);
+            }
+            return;
         }
         if !may_wait {
             return ctx.error(super::CAN_NOT_WAIT);
@@ -435,7 +446,9 @@ impl Registrations {
                 break;
             }
             for (function, record) in later {
-                function.run_here(record, Some(&caller));
+                if let Some(unfinished) = function.run_here(record, Some(&caller)) {
+                    self.go_on(&function, unfinished, Some(call.clone()));
+                }
             }
         }
         self.replace_call(before);

@@ -6,8 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::index::Names;
 use super::{Function, Registrations};
 use crate::engine::{
-    Caller, Chunk, KeyType, KeysTrigger, Lane, Mode, Need, Reader, RecordError, Source,
+    Caller, Chunk, Execution, KeyType, KeysTrigger, Lane, Launch, Mode, Need, Reader, RecordError,
+    Source, Unfinished,
 };
+use crate::python::Cpython;
 use crate::redis::lock::Lock;
 use crate::redis::raw::{self, EventCtx, Server};
 use crate::redis::readers::{Values, write_key};
@@ -88,15 +90,21 @@ impl KeysFunction {
         Ok((chunk, gone))
     }
 
-    /// Runs it at once over a record, or what became of reading one. The server lock is held.
-    pub(super) fn run_here(&self, record: Result<Chunk, String>, caller: Option<&Arc<dyn Caller>>) {
+    /// Runs it at once over a record, or what became of reading one; what it only promises has to go
+    /// on elsewhere. The server lock is held.
+    pub(super) fn run_here(
+        &self,
+        record: Result<Chunk, String>,
+        caller: Option<&Arc<dyn Caller>>,
+    ) -> Option<Box<Unfinished<Cpython>>> {
         let _active = Active::begin(&KEYS_ACTIVE);
         match record {
-            Ok(chunk) => self.function.run_here(&chunk, caller, |_, _| ()),
+            Ok(chunk) => self.function.run_here(&chunk, caller, |_, _| ()).err(),
             Err(error) => {
                 self.function
                     .statistics
                     .finish(&[error], false, std::time::Duration::ZERO);
+                None
             }
         }
     }
@@ -267,7 +275,9 @@ impl Registrations {
                     });
                     let record =
                         back.map_or(record, |event| function.record(self.server, event.event()));
-                    function.run_here(record, None);
+                    if let Some(unfinished) = function.run_here(record, None) {
+                        self.go_on(&function, unfinished, None);
+                    }
                 };
                 raw::after_event(ctx, Box::new(job));
             }
@@ -287,13 +297,37 @@ impl Registrations {
         };
         // A client that can not be made to wait is not linked to the execution.
         let call = call.filter(|call| call.may_wait());
-        let mut launch = self.launch_here(&function.function, source);
+        let launch = self.launch_here(&function.function, source);
+        let execution = self.create_for(launch, call);
+        self.registry.start_in(&function.lane, execution, true);
+    }
+
+    /// What a function that runs at once has only promised comes later: the writer does not wait,
+    /// unless the function reacts to its command.
+    pub(super) fn go_on(
+        &self,
+        function: &KeysFunction,
+        unfinished: Box<Unfinished<Cpython>>,
+        call: Option<Arc<KeysCall>>,
+    ) {
+        let source = Source::Unfinished(unfinished);
+        let launch = Launch::of_registration(&function.function, source);
+        let execution = self.create_for(launch, call);
+        self.registry.start(&execution, true);
+    }
+
+    /// An execution that the reply of a command waits for, if there is one.
+    fn create_for(
+        &self,
+        mut launch: Launch<Cpython>,
+        call: Option<Arc<KeysCall>>,
+    ) -> Arc<Execution<Cpython>> {
         launch.caller = call.clone().map(|call| call as Arc<dyn Caller>);
         let execution = self.registry.create(launch);
         if let Some(call) = call {
             call.hold();
             execution.when_done(Box::new(move |_| call.release()));
         }
-        self.registry.start_in(&function.lane, execution, true);
+        execution
     }
 }

@@ -278,9 +278,16 @@ impl Registrations {
         }
         let chunk = Chunk::words(words.iter().copied());
         if function.mode == Mode::Sync {
-            return function.run_here(&chunk, Some(plain(may_wait)), |results, errors| {
+            let caller = plain(may_wait);
+            let ran = function.run_here(&chunk, Some(caller), |results, errors| {
                 reply::results_or_error(ctx, results, errors);
             });
+            if let Err(unfinished) = ran {
+                let mut launch = Launch::of_registration(function, Source::Unfinished(unfinished));
+                launch.caller = Some(caller.clone());
+                self.start(&found, launch, ctx.block(), reply::results_or_error);
+            }
+            return;
         }
         let mut launch = Launch::of_registration(function, Source::Records(chunk));
         // Every shard gets the same record.

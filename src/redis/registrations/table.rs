@@ -290,7 +290,7 @@ impl Registrations {
         what: &str,
     ) {
         let Some(callback) = callback else { return };
-        if let Err(error) = python::call(&function.plan.context, callback) {
+        if let Err(error) = python::call(&function.plan.context, callback, false) {
             let id = function.id;
             self.log(
                 LogLevel::Warning,

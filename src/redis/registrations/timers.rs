@@ -209,7 +209,7 @@ impl Registrations {
             if gone || raw::is_replica() || self.is_loading() {
                 return Ok(());
             }
-            python::call(&event.session, &event.callback)
+            python::call(&event.session, &event.callback, true)
         });
         match called {
             Ok(()) => self.arm(number),

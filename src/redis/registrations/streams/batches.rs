@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use super::super::keys::Active;
 use super::groups::entries_after;
 use super::{AT_ONCE, Batch, Consumer, Content, Status, Stream, TRIM_AT};
-use crate::engine::{Chunk, Mode, OnFailed, Reader, RecordError, Source};
+use crate::engine::{Chunk, Execution, Launch, Mode, OnFailed, Reader, RecordError, Source};
+use crate::python::Cpython;
 use crate::redis::raw::{self, EventCtx, Server};
 
 /// Reads a batch when its execution runs.
@@ -107,7 +108,19 @@ impl Consumer {
             })),
         };
         let launch = self.registrations.launch_here(&self.function, source);
+        let execution = this.create(launch, &batch);
+        let registry = &self.registrations.registry;
+        registry.start_in(&self.lane, execution, true);
+    }
+
+    /// An execution over a batch, which is followed by the next one.
+    fn create(
+        self: &Arc<Self>,
+        launch: Launch<Cpython>,
+        batch: &Arc<Batch>,
+    ) -> Arc<Execution<Cpython>> {
         let execution = self.registrations.registry.create(launch);
+        let (this, batch) = (self.clone(), batch.clone());
         execution.when_done(Box::new(move |outcome| {
             this.registrations.lock.with(|_| {
                 if this.done(&batch, &outcome.errors, outcome.aborted) == Next::Batch {
@@ -115,8 +128,7 @@ impl Consumer {
                 }
             });
         }));
-        let registry = &self.registrations.registry;
-        registry.start_in(&self.lane, execution, true);
+        execution
     }
 
     /// Runs batches one after another, and lets clients in if there are many.
@@ -141,12 +153,25 @@ impl Consumer {
         self.registrations.timers.after(AT_ONCE, Box::new(task));
     }
 
-    fn run_batch(&self, batch: &Batch) -> Next {
+    fn run_batch(self: &Arc<Self>, batch: &Arc<Batch>) -> Next {
         let _active = Active::begin(&self.active);
         let errors = match self.read(self.registrations.server, batch) {
-            Ok(chunk) => self
-                .function
-                .run_here(&chunk, None, |_, errors| errors.to_vec()),
+            Ok(chunk) => {
+                let ran = self
+                    .function
+                    .run_here(&chunk, None, |_, errors| errors.to_vec());
+                match ran {
+                    Ok(errors) => errors,
+                    Err(unfinished) => {
+                        // The next batch waits for what was promised.
+                        let source = Source::Unfinished(unfinished);
+                        let launch = Launch::of_registration(&self.function, source);
+                        let execution = self.create(launch, batch);
+                        self.registrations.registry.start(&execution, true);
+                        return Next::Nothing;
+                    }
+                }
+            }
             Err(error) => {
                 let errors = vec![error];
                 self.function

@@ -1,0 +1,202 @@
+"""Coroutines and futures, as scripts see them: run after builder.py, in the same names.
+
+All coroutines of all sessions run on one thread, in one event loop. A coroutine carries the session
+that started it in a context variable, which asyncio keeps over every await.
+"""
+
+import asyncio
+import collections as _collections
+import contextvars as _contextvars
+import traceback as _traceback
+import types as _types
+import weakref as _weakref
+from threading import Thread
+
+import redisgears
+from redisgears import getGearsSession, isInAtomicBlock, log
+
+_SESSION = _contextvars.ContextVar("gears_session", default=None)
+"""The session of the code that runs on the thread of the loop, with the command it answers."""
+
+
+class GearsFuture(asyncio.Future):
+    """A future of the event loop. It can not be awaited inside an atomic block."""
+
+    def __await__(self):
+        _refuse_in_atomic_block()
+        return super().__await__()
+
+    __iter__ = __await__
+
+
+def _refuse_in_atomic_block():
+    if isInAtomicBlock():
+        raise Exception("await is not allow inside atomic block")
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    def create_future(self):
+        return GearsFuture(loop=self)
+
+
+def _guarded(coroutine):
+    """Drives a coroutine; it may not wait inside an atomic block, which would hold the server."""
+    value = error = None
+    while True:
+        try:
+            waited = coroutine.send(value) if error is None else coroutine.throw(error)
+        except StopIteration as end:
+            return end.value
+        if isInAtomicBlock():
+            if getattr(waited, "_asyncio_future_blocking", None):
+                waited._asyncio_future_blocking = False
+            value, error = None, Exception("await is not allow inside atomic block")
+            continue
+        try:
+            value, error = (yield waited), None
+        except BaseException as raised:
+            error = raised
+
+
+_guarded = _types.coroutine(_guarded)
+
+
+def _task(loop, coroutine, **options):
+    return asyncio.Task(_guarded(coroutine), loop=loop, **options)
+
+
+loop = _Loop()
+loop.set_task_factory(_task)
+
+_posted = _collections.deque()
+_told = False
+
+
+def _post(context, call, *arguments):
+    """Has the thread of the loop call something soon. Many posts cost it one wake-up."""
+    global _told
+    _posted.append((context, call, arguments))
+    if not _told:
+        _told = True
+        loop.call_soon_threadsafe(_take_posts)
+
+
+def _take_posts():
+    global _told
+    _told = False
+    while _posted:
+        context, call, arguments = _posted.popleft()
+        try:
+            context.run(call, *arguments)
+        except Exception:
+            _complain("an event of the loop failed")
+
+
+def _complain(what):
+    log(f"{what}: {_traceback.format_exc()}", level="warning")
+
+
+def _context_of(session):
+    context = _contextvars.copy_context()
+    context.run(_SESSION.set, session)
+    return context
+
+
+async def _keep_promise(coroutine, promise):
+    try:
+        value = await coroutine
+    except BaseException as error:
+        promise.fail(error)
+    else:
+        promise.keep(value)
+
+
+def _start(coroutine, promise, session):
+    """Runs a coroutine that a callback returned; the promise gets what it comes to."""
+    _post(_context_of(session), loop.create_task, _keep_promise(coroutine, promise))
+
+
+def createFuture():
+    """A future to be awaited by a coroutine, and set from any thread."""
+    return loop.create_future()
+
+
+def _set_result(future, value):
+    if not future.done():
+        future.set_result(value)
+
+
+def _set_exception(future, error):
+    if not future.done():
+        future.set_exception(error)
+
+
+def _check_future(f):
+    if not asyncio.isfuture(f):
+        raise TypeError(f"a future is expected, as createFuture returns it, not {type(f).__name__}")
+
+
+def setFutureResults(f, v):
+    """Gives a future its result. From any thread."""
+    _check_future(f)
+    _post(_contextvars.copy_context(), _set_result, f, v)
+
+
+def setFutureException(f, e):
+    """Has a future fail with an exception, or with ``Exception(str(e))``. From any thread."""
+    _check_future(f)
+    error = e if isinstance(e, Exception) else Exception(str(e))
+    _post(_contextvars.copy_context(), _set_exception, f, error)
+
+
+async def _run_later(coroutine, delay):
+    if delay:
+        await asyncio.sleep(delay)
+    return await coroutine
+
+
+async def _run_alone(coroutine):
+    try:
+        await coroutine
+    except asyncio.CancelledError:
+        pass
+    except BaseException:
+        _complain("a coroutine failed")
+
+
+def runCoroutine(cr, f=None, delay=0, s=None):
+    """Runs a coroutine on the event loop, after so many seconds.
+
+    f: what ``gearsFuture`` returned: it gets the outcome. s: the session to run in, by default the
+    current one. What fails without an f is written to the server's log.
+    """
+    if not asyncio.iscoroutine(cr):
+        raise TypeError(f"runCoroutine takes a coroutine, not {type(cr).__name__}")
+    if f is not None and not isinstance(f, redisgears.PyFuture):
+        raise TypeError(f"runCoroutine takes what gearsFuture returns, not {type(f).__name__}")
+    if s is not None and not isinstance(s, redisgears.PyExecutionSession):
+        raise redisgears.GearsError("Given object is not of type GearsSession")
+    later = _run_later(cr, delay)
+    task = _run_alone(later) if f is None else _keep_promise(later, f._promise())
+    _post(_context_of(getGearsSession() if s is None else s), loop.create_task, task)
+
+
+class _Resolver:
+    """Gives a future the outcome of an execution, unless nobody waits for it any more."""
+
+    def __init__(self, future):
+        self.waiting = _weakref.ref(future)
+
+    def __call__(self, results, errors):
+        future = self.waiting()
+        if future is not None:
+            setFutureResults(future, [results, errors])
+
+
+def _run_loop():
+    redisgears._ownLoop()
+    asyncio.set_event_loop(loop)
+    loop.run_forever()
+
+
+Thread(target=_run_loop, name="geartrain-asyncio", daemon=True).start()
