@@ -54,6 +54,7 @@ import time
 
 import batch  # noqa: F401, an import brings the rows
 import beside  # noqa: F401
+import coroutines  # noqa: F401
 import events  # noqa: F401
 import memory  # noqa: F401
 import streams  # noqa: F401
