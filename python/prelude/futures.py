@@ -38,6 +38,11 @@ class _Loop(asyncio.SelectorEventLoop):
     def create_future(self):
         return GearsFuture(loop=self)
 
+    def _shared(self):
+        raise RuntimeError("the event loop is shared by all scripts: it can not be stopped or closed")
+
+    stop = close = _shared
+
 
 def _guarded(coroutine):
     """Drives a coroutine; it may not wait inside an atomic block, which would hold the server."""
@@ -196,7 +201,11 @@ class _Resolver:
 def _run_loop():
     redisgears._ownLoop()
     asyncio.set_event_loop(loop)
-    loop.run_forever()
+    while not loop.is_closed():
+        try:
+            loop.run_forever()
+        except BaseException:  # SystemExit, which ends an ordinary loop
+            _complain("the event loop goes on")
 
 
 Thread(target=_run_loop, name="geartrain-asyncio", daemon=True).start()

@@ -423,6 +423,10 @@ impl<L: Language> Execution<L> {
                 };
                 self.tell_of_abort();
                 Self::finish(shared, Status::Aborted, outcome);
+                if self.remote.is_some() {
+                    // It was waiting for others, and is in no queue.
+                    self.notify();
+                }
                 Abort::Ended
             }
             _ if shared
