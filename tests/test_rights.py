@@ -120,12 +120,12 @@ def test_hooks(env):
     as_bob(
         env,
         """def work(r):
-    execute('incr', 'other')
+    execute('incr', 'other:{1}')
     return call_next(*r[1:])
 GB('CommandReader').map(work).register(hook='set', mode='sync')""",
     )
-    assert "NOPERM" in env.error("SET", "mine:1", "x")
-    assert env.client.exists("other", "mine:1") == 0
+    assert "NOPERM" in env.error("SET", "mine:{1}", "x")
+    assert env.client.exists("other:{1}", "mine:{1}") == 0
     end(env)
 
 

@@ -150,7 +150,9 @@ def setFutureResults(f, v):
 def setFutureException(f, e):
     """Has a future fail with an exception, or with ``Exception(str(e))``. From any thread."""
     _check_future(f)
-    error = e if isinstance(e, Exception) else Exception(str(e))
+    # asyncio takes no StopIteration.
+    plain = isinstance(e, Exception) and not isinstance(e, StopIteration)
+    error = e if plain else Exception(str(e))
     _post(_contextvars.copy_context(), _set_exception, f, error)
 
 
