@@ -189,15 +189,19 @@ def runCoroutine(cr, f=None, delay=0, s=None):
 
 
 class _Resolver:
-    """Gives a future the outcome of an execution, unless nobody waits for it any more."""
+    """Gives a future the outcome of an execution. It keeps the future, and so who awaits it, alive."""
 
     def __init__(self, future):
-        self.waiting = _weakref.ref(future)
+        self.future = future
 
     def __call__(self, results, errors):
-        future = self.waiting()
-        if future is not None:
-            setFutureResults(future, [results, errors])
+        setFutureResults(self.future, [results, errors])
+
+    def is_awaited(self):
+        """Whether somebody else keeps the future."""
+        future, self.future = _weakref.ref(self.future), None
+        self.future = future()
+        return self.future is not None
 
 
 def _run_loop():

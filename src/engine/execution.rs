@@ -717,6 +717,7 @@ impl<L: Language> Execution<L> {
                 match work.pipeline.flush(s) {
                     // Between two parts of much others may have a word.
                     Flushed::Some if work.pipeline.is_draining() => return Flushed::Some,
+                    Flushed::Some if work.pipeline.is_paused() => return Flushed::Some,
                     Flushed::Some => {}
                     // What one collects for the initiator alone is behind it at once.
                     Flushed::Cut(cut) if remote.has_all(cut) => {}

@@ -464,6 +464,11 @@ impl<L: Language> Pipeline<L> {
         !self.paused.is_empty()
     }
 
+    /// Whether something that left this stage waits for room, or left one before it: it goes first.
+    pub(super) fn is_paused_behind(&self, at: usize) -> bool {
+        self.paused.iter().any(|paused| paused.at() > at)
+    }
+
     /// Goes on with what waited for room.
     pub(super) fn resume(&mut self, s: L::Scope<'_>) {
         let mut rest = std::mem::take(&mut self.paused);
@@ -809,8 +814,17 @@ impl<L: Language> Pipeline<L> {
             Some(placed) if crosses(placed) => at,
             _ => at + 1,
         };
-        if self.waits_before(until) || !self.draining.is_empty() && self.clogged(at + 1).is_some() {
+        let clogged = self.clogged(at + 1).is_some();
+        if self.waits_before(until) || clogged && !self.draining.is_empty() {
             return Flushed::Waits;
+        }
+        if self.is_paused() {
+            // What left the stages before goes first.
+            return if self.clogged(0).is_some() {
+                Flushed::Waits
+            } else {
+                Flushed::Some
+            };
         }
         let Some(placed) = self.stages.get_mut(at) else {
             return Flushed::All;

@@ -209,7 +209,7 @@ impl<L: Language> Pipeline<L> {
     pub(super) fn settle(&mut self, s: L::Scope<'_>) {
         // From the end: so there is room for what comes after it.
         for at in (0..self.stages.len()).rev() {
-            while !self.is_full(at + 1) {
+            while !self.is_full(at + 1) && !self.is_paused_behind(at) {
                 let placed = self.stages.get_mut(at);
                 let queue = placed.map(|placed| &mut placed.queue);
                 let next = queue.filter(|queue| queue.may_go_on());

@@ -172,6 +172,41 @@ fn a_stage_takes_no_more_than_it_may_hold() {
 }
 
 #[test]
+fn a_long_list_is_not_overtaken() {
+    let list = later(1, |x| {
+        let from = number(&x[0]) * 10_000;
+        Ok(Value::List(
+            (0..3000).map(|n| Value::Number(from + n)).collect(),
+        ))
+    });
+    let one = later(7, |x| Ok(x[0].clone()));
+    let steps = || vec![Step::FlatMap(list.clone()), Step::Map(one.clone())];
+    let want = || (0..4).flat_map(|n| (0..3000).rev().map(move |m| n * 10_000 + m));
+    assert_eq!(numbers(4).run(steps(), keys()), (texts(want()), vec![]));
+    // And one that an accumulator flushes.
+    let gather = f(|x| {
+        Ok(match x {
+            [Value::List(list), x] => Value::List([&list[..], &[x.clone()]].concat()),
+            _ => Value::List(vec![x[0].clone()]),
+        })
+    });
+    let expand = f(|x| match &x[0] {
+        Value::List(list) => Ok(Value::List(vec![&list[..]; 800].concat())),
+        other => Ok(other.clone()),
+    });
+    let again = f(|x| Ok(Value::List(vec![x[0].clone(); 2])));
+    let steps = vec![
+        Step::Accumulate(gather),
+        Step::FlatMap(expand),
+        Step::Map(one),
+        Step::FlatMap(again),
+    ];
+    let (results, errors) = numbers(4).run(steps, keys());
+    let want = (0..800).flat_map(|_| (0..4).rev().flat_map(|n| [n, n]));
+    assert_eq!((results, errors), (texts(want), vec![]));
+}
+
+#[test]
 fn what_waits_holds_no_worker_and_ends_at_once_when_it_is_aborted() {
     let bench = numbers(3);
     let promise = Promise::new();

@@ -198,11 +198,8 @@ fn tell_when_done(py: Python<'_>, run: &Run) {
     let Some(when_done) = &run.when_done else {
         return;
     };
-    let waited_for = when_done
-        .bind(py)
-        .getattr("waiting")
-        .and_then(|waiting| waiting.call0());
-    if waited_for.is_ok_and(|future| future.is_none()) {
+    let awaited = when_done.bind(py).call_method0("is_awaited");
+    if awaited.is_ok_and(|awaited| awaited.is_truthy().is_ok_and(|awaited| !awaited)) {
         return;
     }
     let when_done = when_done.clone_ref(py);
