@@ -361,3 +361,19 @@ fn one_record_that_becomes_many_waits_for_room() {
     });
     assert_eq!(mesh.run(), (texts([240_000]), vec![]));
 }
+
+#[test]
+fn what_an_accumulator_passes_on_waits_for_room_before_the_end_is_said() {
+    let mesh = Mesh::new([1, 2, 1], || {
+        // More than the batches that may be on their way.
+        let many = f(|_| Ok(Value::List(vec![Value::Text("x".repeat(500)); 5000])));
+        vec![
+            Step::Accumulate(f(|x| Ok(x[0].clone()))),
+            Step::FlatMap(many),
+            Step::Repartition(f(|_| Ok(Value::Number(1)))),
+            Step::Accumulate(counts(false)),
+            Step::Collect,
+        ]
+    });
+    assert_eq!(mesh.run(), (texts([15_000]), vec![]));
+}
