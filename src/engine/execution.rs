@@ -536,6 +536,8 @@ impl<L: Language> Execution<L> {
             }
         }
         if work.pipeline.is_waiting() {
+            // There may be room at a cut again.
+            work.pipeline.refresh();
             self.settle(&mut work.pipeline);
         }
         let turn = match &self.remote {

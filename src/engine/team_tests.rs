@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::testing::{
     Bench, Callback, Numbers, Toy, Value, bench, counts, counts_by_key, f, keys, wait,
 };
+use super::waiting_tests::later;
 use super::*;
 
 /// What carries parcels between the registries of a test.
@@ -376,4 +377,18 @@ fn what_an_accumulator_passes_on_waits_for_room_before_the_end_is_said() {
         ]
     });
     assert_eq!(mesh.run(), (texts([15_000]), vec![]));
+}
+
+#[test]
+fn what_was_promised_waits_for_room_as_well() {
+    let mesh = Mesh::new([2000, 5000, 3000], || {
+        let long = later(1000, |_| Ok(Value::Text("x".repeat(1000))));
+        vec![
+            Step::Map(long),
+            Step::Repartition(f(|_| Ok(Value::Number(1)))),
+            Step::Accumulate(counts(false)),
+            Step::Collect,
+        ]
+    });
+    assert_eq!(mesh.run(), (texts([10_000]), vec![]));
 }

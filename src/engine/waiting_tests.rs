@@ -14,7 +14,7 @@ use super::*;
 type Answer = Arc<dyn Fn(&[Value]) -> Result<Value, RecordError> + Send + Sync>;
 
 /// Promises that a thread keeps, the last one of each `group` first.
-fn later(
+pub(super) fn later(
     group: usize,
     answer: impl Fn(&[Value]) -> Result<Value, RecordError> + Send + Sync + 'static,
 ) -> Arc<Callback> {
