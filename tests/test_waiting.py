@@ -133,9 +133,14 @@ def test_a_session_that_waits_and_goes(env):
 big = 'x' * 1000000
 async def work(r):
     await wait_for()
+    execute('incr', 'woken{{%s}}' % hashtag())
     return len(big)
 GB('ShardsIDReader').map(work).run()
 """
+
+    def woken():
+        """The coroutines themselves go on when their executions are aborted."""
+        return env.each(lambda shard: shard.client.get(shard.key("woken")))
 
     def round_trip():
         wires = [begin(env.server, "RG.PYEXECUTE", script) for _ in range(10)]
@@ -146,8 +151,8 @@ GB('ShardsIDReader').map(work).run()
             with wire:
                 assert wire.receive() == [[], []]
         env.go()
-        wait_until(lambda: env.executions() == {})
-        env.client.flushall()
+        wait_until(lambda: woken() == ["10"] * env.shard_count and env.executions() == {})
+        env.each(lambda shard: shard.client.flushall())
 
     round_trip()
     before = used(env)

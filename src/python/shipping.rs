@@ -36,13 +36,14 @@ fn module(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
         ))
     })?;
     let module = PyModule::new(py, MODULE_NAME)?;
-    py.import("sys")?
-        .getattr("modules")?
-        .set_item(MODULE_NAME, &module)?;
     let builtins = py.import("builtins")?;
     module.setattr("__builtins__", &builtins)?;
     let code = builtins.call_method1("compile", (SOURCE, "<geartrain>", "exec"))?;
     builtins.call_method1("exec", (code, module.dict()))?;
+    // Another thread may have been as quick: all use the first one, and only when it is whole.
+    let modules = py.import("sys")?.getattr("modules")?;
+    let module = modules.call_method1("setdefault", (MODULE_NAME, module))?;
+    let module = module.cast_into::<PyModule>()?;
     Ok(MODULE.get_or_init(|| module.unbind()).bind(py))
 }
 
