@@ -250,6 +250,11 @@ class Env:
         """`PD` of a registration, which is a Python literal."""
         return ast.literal_eval(self.registration(identifier)["PD"])
 
+    def sessions(self, *words):
+        """RG.PYDUMPSESSIONS of this shard, as dicts; what is no session stays as it is."""
+        entries = self.client.execute_command("RG.PYDUMPSESSIONS", *words)
+        return [pairs(entry) if isinstance(entry, list) else entry for entry in entries]
+
     def wait_data(self, identifier=None, **expected):
         """Wait until these fields of a registration have these values."""
 

@@ -9,7 +9,8 @@ pytestmark = pytest.mark.cluster
 PUBLIC = {
     *("pyexecute", "trigger", "triggeronkey", "dumpregistrations", "unregister"),
     *("pauseregistrations", "unpauseregistrations", "clearregistrationsstats"),
-    *("pysessionsource", "dumpexecutions", "getexecution", "getresults", "getresultsblocking"),
+    *("pysessionsource", "pydumpsessions"),
+    *("dumpexecutions", "getexecution", "getresults", "getresultsblocking"),
     *("abortexecution", "dropexecution", "configget", "configset", "pystats", "dumpplugins"),
     *("pyfreeinterpreter", "pyexecuteremote", "infocluster", "refreshcluster", "networktest"),
 }

@@ -188,11 +188,7 @@ fn flat_error(args: &Bound<'_, PyTuple>) -> PyResult<()> {
 #[pyfunction(name = "getGearsSession")]
 pub(super) fn get_gears_session() -> Option<SessionHandle> {
     let current = current().filter(|current| !current.hidden)?;
-    Some(SessionHandle {
-        session: current.session,
-        caller: current.caller,
-        hidden: false,
-    })
+    Some(SessionHandle::new(current.session, current.caller, false))
 }
 
 /// setGearsSession(session): binds a session, or None, to this thread. With None it can still use the

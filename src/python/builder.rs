@@ -1,5 +1,6 @@
 //! The function builder that Python calls: `PyFlatExecution`, behind every GearsBuilder.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use pyo3::prelude::*;
@@ -402,6 +403,28 @@ pub(super) struct SessionHandle {
     pub(super) caller: Option<Arc<dyn Caller>>,
     /// Bound to a coroutine that does not show it.
     pub(super) hidden: bool,
+}
+
+impl SessionHandle {
+    /// A handle, which listings count.
+    pub(super) fn new(
+        session: Arc<Session>,
+        caller: Option<Arc<dyn Caller>>,
+        hidden: bool,
+    ) -> Self {
+        session.handles.fetch_add(1, Ordering::Relaxed);
+        Self {
+            session,
+            caller,
+            hidden,
+        }
+    }
+}
+
+impl Drop for SessionHandle {
+    fn drop(&mut self) {
+        self.session.handles.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 #[pymethods]

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::ffi::c_ulong;
 use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pyo3::prelude::*;
@@ -41,6 +42,8 @@ pub(crate) struct Session {
     globals: Option<Py<PyDict>>,
     /// Attached sections by ticket, with the thread that runs them.
     running: Mutex<HashMap<u64, Running>>,
+    /// How many handles of it code holds.
+    pub(super) handles: AtomicUsize,
 }
 
 impl Session {
@@ -63,6 +66,7 @@ impl Session {
             instance,
             globals: Some(globals.clone().unbind()),
             running: Mutex::default(),
+            handles: AtomicUsize::new(0),
         });
         globals.set_item(SESSION_NAME, SessionName(Arc::downgrade(&session)))?;
         Ok(session)
@@ -86,6 +90,21 @@ impl Session {
     /// What the user says of it.
     pub(crate) fn description(&self) -> Option<&str> {
         self.description.as_deref()
+    }
+
+    /// How many handles of it code holds, each of which keeps it.
+    pub(crate) fn handles(&self) -> usize {
+        self.handles.load(Ordering::Relaxed)
+    }
+
+    /// The packages it asked for, as it named them.
+    pub(crate) fn requirements(&self) -> Vec<&str> {
+        Vec::new()
+    }
+
+    /// Whether some of them had to be installed first.
+    pub(crate) fn needed_installation(&self) -> bool {
+        false
     }
 
     /// The script.
@@ -387,11 +406,7 @@ pub(super) fn bind_code(py: Python<'_>, current: Current) -> PyResult<()> {
         bind(Some(current));
         return Ok(());
     }
-    let handle = SessionHandle {
-        session: current.session,
-        caller: current.caller,
-        hidden: current.hidden,
-    };
+    let handle = SessionHandle::new(current.session, current.caller, current.hidden);
     prelude(py, "_SESSION")?
         .call_method1("set", (handle,))
         .map(drop)

@@ -303,14 +303,42 @@ fn session_of(linked: Option<Arc<Session>>, wire: &SessionWire) -> Result<Arc<Se
 enum Work {
     Registration(Launch<Cpython>),
     Plan(RunWire, Option<Arc<Session>>),
+    /// A registration that this shard has not heard of.
+    Coming(Id),
+}
+
+/// So long a registration may be on its way here, by another job.
+const COMING: Duration = Duration::from_secs(2);
+/// Between two looks for it.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// Waits for a registration that code of another shard made a moment ago.
+fn wait_for(module: &'static Module, id: Id, run: &[u8]) -> Result<Work, String> {
+    let begin = std::time::Instant::now();
+    loop {
+        let found = module.lock.with(|_| work(module.registrations, run));
+        match found {
+            Ok(Work::Coming(_)) if begin.elapsed() < COMING => std::thread::sleep(LOOK),
+            Ok(Work::Coming(_)) => return Err(format!("registration {id} is not there")),
+            found => return found,
+        }
+    }
 }
 
 fn work(registrations: &Registrations, run: &[u8]) -> Result<Work, String> {
     let run = RunWire::decode(run).map_err(|damage| damage.to_string())?;
     match &run.what {
         WhatWire::Registration(id) => {
-            let function = Id::parse(id.as_bytes()).and_then(|id| registrations.function(id));
-            let function = function.ok_or_else(|| format!("registration {id} is not there"))?;
+            let missing = || format!("registration {id} is not there");
+            let id = Id::parse(id.as_bytes()).ok_or_else(missing)?;
+            let Some(function) = registrations.function_for_others(id) else {
+                let gone = registrations.is_buried(id);
+                return if gone {
+                    Err(missing())
+                } else {
+                    Ok(Work::Coming(id))
+                };
+            };
             if let Some(broken) = &function.broken {
                 return Err(broken.clone());
             }
@@ -318,9 +346,8 @@ fn work(registrations: &Registrations, run: &[u8]) -> Result<Work, String> {
             Ok(Work::Registration(Launch::of_part(&function, source)))
         }
         WhatWire::Plan { session, .. } => {
-            let linked = registrations.linked_session(&session.id, None);
-            let linked = linked.filter(|linked| linked.is_of(session));
-            Ok(Work::Plan(run, linked))
+            let known = registrations.session_of_run(session);
+            Ok(Work::Plan(run, known))
         }
     }
 }
@@ -328,6 +355,7 @@ fn work(registrations: &Registrations, run: &[u8]) -> Result<Work, String> {
 fn launch(work: Work) -> Result<Launch<Cpython>, String> {
     match work {
         Work::Registration(launch) => Ok(launch),
+        Work::Coming(id) => Err(format!("registration {id} is not there")),
         Work::Plan(run, linked) => match &run.what {
             WhatWire::Plan { plan, session } => {
                 let made = session_of(linked, session)?;
@@ -364,7 +392,13 @@ impl Station for Here {
             return begin(&registry, id, team, work, keep);
         }
         // Callbacks are unpacked where nobody waits for it.
-        run(Box::new(move || begin(&registry, id, team, work, keep)));
+        run(Box::new(move || {
+            let work = match work {
+                Ok(Work::Coming(missing)) => wait_for(module, missing, &run_bytes),
+                work => work,
+            };
+            begin(&registry, id, team, work, keep);
+        }));
     }
 
     fn ask(&self, from: ShardId, question: Vec<u8>, answer: Answer) {

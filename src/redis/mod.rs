@@ -253,6 +253,7 @@ const DOORS: [raw::CommandCallback; COMMANDS.len()] = [
     enter::<28>,
     enter::<29>,
     enter::<30>,
+    enter::<31>,
 ];
 
 fn register_commands(ctx: *mut RedisModuleCtx) -> Result<(), String> {
@@ -338,6 +339,7 @@ extern "C" fn cron(
     guard(|| {
         if let Some(module) = MODULE.get() {
             module.look_at_cluster();
+            module.registrations.forget_replaced();
         }
     });
 }
@@ -413,8 +415,8 @@ extern "C" fn info(ctx: *mut RedisModuleInfoCtx, for_crash_report: c_int) {
             info.number(c"cluster_bytes_sent", traffic.bytes);
         }
         if info.section(c"python_sessions") {
-            for (id, text) in module.registrations.list_sessions() {
-                info.named_text(&id, &text);
+            for listed in module.registrations.list_sessions() {
+                info.named_text(listed.session.id(), &listed.text());
             }
         }
     });

@@ -1,6 +1,8 @@
 """Acceptance scenarios of sessions: their options, upgrades, and what a failed script leaves."""
 
 import pytest
+from env import HOLD
+from server import wait_until
 
 COUNTING = "GB('CommandReader').count().register(trigger='t', mode='sync')"
 ECHO = "GB('CommandReader').register(trigger='{}', mode='sync')"
@@ -61,6 +63,64 @@ def test_ses_08_a_wrong_id(env):
     assert "must be compose of" in env.refused("GB().run()", "ID", "te@st")
 
 
+def test_ses_09_no_requirements(env):
+    env.register(COUNTING, "ID", "test", "REQUIREMENTS")
+    assert env.trigger("t") == ["1"]
+    assert env.each(lambda s: s.sessions()[0]["requirements"]) == [[]] * env.shard_count
+
+
+def test_ses_10_a_session_on_every_shard(env):
+    env.register(COUNTING, "ID", "test", "DESCRIPTION", "desc")
+    expected = {
+        **{"ID": "test", "sessionDescription": "desc", "refCount": 1},
+        **{"linked": "primary", "dead": "false", "requirementInstallationNeeded": 0},
+        **{"requirements": [], "registrations": [env.identifier()]},
+    }
+    for shard in env.shards:
+        (session,) = shard.sessions()
+        assert list(session.items()) == list(expected.items())
+
+
+def test_ses_12_sessions_that_are_named(env):
+    env.register(ECHO.format("a"), "ID", "test2")
+    env.register(ECHO.format("b"), "ID", "test1")
+    for shard in env.shards:
+        named = shard.sessions("SESSIONS", "test1", "test2")
+        assert [session["ID"] for session in named] == ["test1", "test2"]
+        named = shard.sessions("SESSIONS", "test2", "test1")
+        assert [session["ID"] for session in named] == ["test2", "test1"]
+
+
+def test_ses_13_an_unknown_option(env):
+    assert "Unknown option" in env.error("RG.PYDUMPSESSIONS", "foo")
+
+
+def test_ses_14_a_session_is_dead_while_it_runs(env):
+    script = (
+        HOLD
+        + """
+GB('ShardsIDReader').foreach(lambda x: hold()).run()
+GB('CommandReader').register(trigger='t', mode='sync')
+"""
+    )
+    env.register(script, "ID", "test1", "UNBLOCKING")
+    wait_until(env.all_held, what="the run on all shards")
+    assert env.each(lambda shard: shard.sessions("DEAD")) == [[]] * env.shard_count
+    env.register(script, "ID", "test1", "UNBLOCKING", "UPGRADE")
+    for shard in env.shards:
+        (dead,) = shard.sessions("DEAD")
+        assert (dead["ID"], dead["refCount"], dead["dead"]) == ("test1", 1, "true")
+        (session,) = shard.sessions()
+        assert (session["linked"], session["dead"]) == ("primary", "false")
+    env.go()
+    for identifier in list(env.executions()):
+        env.wait(identifier)
+        env.drop(identifier)
+    for shard in env.shards:
+        wait_until(lambda shard=shard: shard.sessions("DEAD") == [], what="the end of the old one")
+        wait_until(lambda shard=shard: shard.sessions()[0]["refCount"] == 1)
+
+
 def test_ses_15_a_failing_script_registers_nothing(env):
     text = env.refused(
         """
@@ -73,6 +133,7 @@ def test_ses_15_a_failing_script_registers_nothing(env):
     )
     assert "too late" in text
     assert env.registrations() == []
+    assert env.each(lambda shard: shard.sessions()) == [[]] * env.shard_count
     assert env.error("RG.TRIGGER", "t") == "ERR subcommand not found"
     env.register(COUNTING, "ID", "test")
 
@@ -113,6 +174,50 @@ def test_ses_18_two_asynchronous_hooks_of_one_script(env):
     expected = "Can not override a none sync registration which already created on this session"
     assert expected in text
     assert env.registrations() == []
+
+
+@pytest.mark.cluster
+def test_ses_19_an_upgrade_after_a_shard_was_emptied(new_cluster):
+    env = new_cluster()
+    env.register(ECHO.format("t"), "ID", "test")
+    second = env.shards[1]
+    second.close()
+    second.server.kill()
+    for path in second.server.folder.glob("**/*.rdb"):
+        path.unlink()
+    second.server.start()
+    env.cluster.wait_ready()
+    env.register(COUNTING, "ID", "test", "UPGRADE")
+    for shard in env.shards:
+        assert shard.trigger("t") == ["1"]
+        assert len(shard.sessions()) == 1
+
+
+@pytest.mark.cluster
+def test_an_upgrade_that_another_shard_refuses_leaves_the_old_session_everywhere(env):
+    env.register(ECHO.format("t"), "ID", "test")
+    before = env.identifier()
+    picky = """
+class Picky:
+    def __init__(self):
+        self.state = 1
+    def __setstate__(self, state):
+        if configGet('source'):
+            raise ValueError('not here')
+picky = Picky()
+GB('CommandReader').map(lambda x: picky).register(trigger='t', mode='sync')
+"""
+    for words in (["test", "UPGRADE"], ["other", "REPLACE_WITH", "test"]):
+        (refused,) = env.call("RG.PYEXECUTE", picky, "ID", *words)
+        assert refused.startswith(f"-ERR shard-{env.source.server.id}: Failed deserializing flat")
+        assert "not here" in refused
+    for shard in env.shards:
+        (session,) = shard.sessions()
+        assert (session["linked"], session["registrations"]) == ("primary", [before])
+        assert shard.trigger("t") == ["['t']"]
+        assert shard.sessions("DEAD") == []
+    env.register(COUNTING, "ID", "test", "UPGRADE")
+    assert [shard.trigger("t") for shard in env.shards] == [["1"]] * 3
 
 
 def test_an_upgrade_that_registers_nothing_changes_nothing(env):

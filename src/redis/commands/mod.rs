@@ -6,6 +6,7 @@ mod config;
 mod executions;
 mod legacy;
 mod pyexecute;
+mod pysessions;
 mod pystats;
 mod registrations;
 
@@ -121,7 +122,7 @@ const fn option(name: &'static std::ffi::CStr, token: &'static std::ffi::CStr) -
 }
 
 /// All commands.
-pub(super) const COMMANDS: [Command; 31] = [
+pub(super) const COMMANDS: [Command; 32] = [
     command(
         "rg.pyexecute",
         LOADS_CODE,
@@ -345,6 +346,21 @@ pub(super) const COMMANDS: [Command; 31] = [
         "O(N) where N is the length of the script",
         ID,
         registrations::session_source,
+    ),
+    command(
+        "rg.pydumpsessions",
+        READS,
+        "Lists the sessions that have registrations, or that were replaced while they ran.",
+        "O(N) where N is the number of sessions and executions",
+        &[
+            word(c"verbose", c"VERBOSE"),
+            word(c"dead", c"DEAD"),
+            Argument {
+                multiple: true,
+                ..option(c"session", c"SESSIONS")
+            },
+        ],
+        pysessions::dump_sessions,
     ),
     command(
         "rg.dumpplugins",

@@ -85,23 +85,31 @@ pub(super) fn dump_registrations(module: &'static Module, ctx: Ctx<'_>, _args: &
     let list = module.registrations.list();
     ctx.array(list.len());
     for listed in &list {
-        let function = &listed.function;
-        let pool = version >= ReplyVersion::V1_2_1;
-        ctx.array(if pool { 12 } else { 10 });
-        reply::field(ctx, "id", &function.id.to_string());
-        reply::field(ctx, "reader", function.trigger.reader());
-        reply::text(ctx, "desc");
-        text_or_null(ctx, function.plan.description.as_deref());
-        reply::text(ctx, "RegistrationData");
-        data(ctx, listed, version);
-        reply::field(ctx, "PD", &listed.session);
-        if pool {
-            reply::field(ctx, "ExecutionThreadPool", "DefaultPool");
-        }
+        describe(ctx, listed, version, true);
     }
 }
 
-fn text_or_null(ctx: Ctx<'_>, text: Option<&str>) {
+/// A registration; `session` says whether with the text about that.
+pub(super) fn describe(ctx: Ctx<'_>, listed: &Listed, version: ReplyVersion, session: bool) {
+    let function = &listed.function;
+    let pool = version >= ReplyVersion::V1_2_1;
+    ctx.array(8 + if session { 2 } else { 0 } + if pool { 2 } else { 0 });
+    reply::field(ctx, "id", &function.id.to_string());
+    reply::field(ctx, "reader", function.trigger.reader());
+    reply::text(ctx, "desc");
+    text_or_null(ctx, function.plan.description.as_deref());
+    reply::text(ctx, "RegistrationData");
+    data(ctx, listed, version);
+    if session {
+        reply::field(ctx, "PD", &listed.session);
+    }
+    if pool {
+        reply::field(ctx, "ExecutionThreadPool", "DefaultPool");
+    }
+}
+
+/// Text, or nothing.
+pub(super) fn text_or_null(ctx: Ctx<'_>, text: Option<&str>) {
     match text {
         Some(text) => reply::text(ctx, text),
         None => ctx.null(),

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use super::{Function, Registrations};
+use super::table::session_name;
+use super::{Function, Registrations, Waiting};
 use crate::engine::wire::{BundleWire, RegistrationWire, SessionWire, Version, seal, unseal};
 use crate::engine::{Change, CommandTrigger, Id, LogLevel, ShardId, Trigger, random_id};
 use crate::python::{self, Cpython, Session};
@@ -36,6 +37,13 @@ pub(super) struct Held {
     bundle: BundleWire,
     made: Vec<Made>,
     since: Instant,
+}
+
+impl Held {
+    /// What it would register.
+    pub(super) fn functions(&self) -> impl Iterator<Item = &Arc<Function>> {
+        self.made.iter().map(|made| &made.function)
+    }
 }
 
 /// A registration, made of what was shipped.
@@ -200,18 +208,21 @@ impl Registrations {
         receive.recv().unwrap_or_default()
     }
 
-    /// Holds the names of triggers free. The server lock is held.
+    /// Holds the names of triggers and the ids of sessions free. The server lock is held.
     fn hold_names(&self, transaction: &str, bundle: &BundleWire) {
-        let mut state = self.state();
-        for wire in &bundle.add {
-            if let Trigger::Command {
+        let triggers = bundle.add.iter().filter_map(|wire| match &wire.trigger {
+            Trigger::Command {
                 what: CommandTrigger::Named(name),
                 ..
-            } = &wire.trigger
-            {
-                let held = (transaction.to_owned(), Instant::now());
-                state.held_names.insert(name.clone().into_bytes(), held);
-            }
+            } => Some(name.clone().into_bytes()),
+            _ => None,
+        });
+        let sessions = bundle.sessions.iter().map(|session| &session.id);
+        let sessions = sessions.chain(&bundle.unlink).map(|id| session_name(id));
+        let mut state = self.state();
+        for name in triggers.chain(sessions) {
+            let held = (transaction.to_owned(), Instant::now());
+            state.held_names.insert(name, held);
         }
     }
 
@@ -229,6 +240,17 @@ impl Registrations {
         let state = self.state();
         let held = state.held_names.get(name);
         held.is_some_and(|(_, since)| since.elapsed() < HELD)
+    }
+
+    /// Why one of these sessions can not change now, if so: a script is about to change it.
+    pub(super) fn held_session<'a>(
+        &self,
+        mut ids: impl Iterator<Item = &'a str>,
+    ) -> Option<String> {
+        let held = ids.find(|id| self.is_held(&session_name(id)))?;
+        Some(format!(
+            "Session {held} is being changed by another script, try again"
+        ))
     }
 
     /// Makes what was shipped. Needs no lock but those of the language.
@@ -302,6 +324,11 @@ impl Registrations {
 
     /// Why registrations of another shard can not be made, if so. The server lock is held.
     fn refuse_bundle(&self, bundle: &BundleWire) -> Option<String> {
+        let sessions = bundle.sessions.iter().map(|session| &session.id);
+        let sessions = sessions.chain(&bundle.unlink).map(String::as_str);
+        if let Some(held) = self.held_session(sessions) {
+            return Some(held);
+        }
         for session in &bundle.sessions {
             let own = self.linked_session(&session.id, Some(session)).is_some();
             let goes = bundle.unlink.contains(&session.id);
@@ -350,6 +377,11 @@ impl Registrations {
     fn join_if_free(&'static self, bundle: &mut BundleWire, made: Vec<Made>) -> usize {
         let mut joining = Vec::new();
         for one in made {
+            if let Some(why) = self.refuse_session_wire(&one.session_wire) {
+                let id = &one.wire.id;
+                self.log(LogLevel::Warning, &format!("registration {id}: {why}"));
+                continue;
+            }
             if let Some(own) = self.yields_to(&one.wire) {
                 bundle.remove.push(own.to_string());
             } else if let Some(why) = self.refuse(&one.wire.trigger, &[], None) {
@@ -373,7 +405,8 @@ impl Registrations {
     fn join_made(&'static self, bundle: &BundleWire, made: Vec<Made>) {
         let ids = bundle.remove.iter();
         let ids: Vec<_> = ids.filter_map(|id| Id::parse(id.as_bytes())).collect();
-        self.remove_all(&ids, true);
+        self.remove_all(&ids, Waiting::AreAnswered);
+        self.replace_sessions(bundle);
         for one in made {
             let known = self.state().order_of.contains_key(&one.function.id);
             if !known {
@@ -439,7 +472,7 @@ impl Registrations {
     pub(in crate::redis) fn all(&self) -> BundleWire {
         let state = self.state();
         BundleWire {
-            sessions: state.sessions.values().map(|l| l.wire.clone()).collect(),
+            sessions: state.with_registrations().map(|l| l.wire.clone()).collect(),
             add: state.entries.values().map(|e| e.wire.clone()).collect(),
             version: Some(state.version.clone()),
             ..BundleWire::default()

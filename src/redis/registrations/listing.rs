@@ -3,38 +3,34 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{Fires, Function, Linked, Registrations};
+use super::{Entry, Fires, Function, ListedSession, Registrations};
+use crate::engine::Id;
 
 impl Registrations {
     /// All registrations with what a listing shows, in the order in which they were registered. The
     /// server lock is held.
     pub(in crate::redis) fn list(&self) -> Vec<Listed> {
-        let texts: HashMap<String, String> = self.list_sessions().into_iter().collect();
+        let sessions = self.list_sessions();
+        let texts: HashMap<_, _> = sessions
+            .iter()
+            .map(|listed| (Arc::as_ptr(&listed.session), listed.text()))
+            .collect();
         let state = self.state();
-        let list = state.entries.values().map(|entry| Listed {
-            function: entry.function.clone(),
-            status: match &entry.fires {
-                Fires::Stream(consumer) => consumer.status(),
-                _ => "OK",
-            },
-            session: texts.get(&entry.wire.session).cloned().unwrap_or_default(),
+        let list = state.entries.values().map(|entry| {
+            let text = texts.get(&Arc::as_ptr(&entry.function.plan.context));
+            Listed {
+                session: text.cloned().unwrap_or_default(),
+                ..Listed::of(entry)
+            }
         });
         list.collect()
     }
-}
 
-impl Registrations {
-    /// Id and text of each session with registrations. The server lock is held.
-    pub(in crate::redis) fn list_sessions(&self) -> Vec<(String, String)> {
+    /// One of them, without its session. The server lock is held.
+    pub(in crate::redis) fn listed(&self, id: Id) -> Option<Listed> {
         let state = self.state();
-        let executions = self.registry.list();
-        let text = |(id, linked): (&String, &Linked)| {
-            let runs = executions
-                .iter()
-                .filter(|execution| Arc::ptr_eq(&*execution.plan.context, &linked.session));
-            (id.clone(), session_text(linked, runs.count()))
-        };
-        state.sessions.iter().map(text).collect()
+        let entry = state.entries.get(state.order_of.get(&id)?);
+        entry.map(Listed::of)
     }
 }
 
@@ -47,23 +43,46 @@ pub(in crate::redis) struct Listed {
     pub(in crate::redis) session: String,
 }
 
-/// A session as a Python literal.
-fn session_text(linked: &Linked, runs: usize) -> String {
-    let session = &linked.session;
-    let ids: Vec<_> = linked
-        .registrations
-        .iter()
-        .map(|id| format!("'{id}'"))
-        .collect();
-    format!(
-        "{{'sessionId':{id}, 'sessionName':{id}, 'sessionDescription':{}, 'refCount': {}, \
-         'linkedTo': 'primary', 'dead': False, 'isInstallationNeeded':0, \
-         'registrationsList':[{}], 'depsList':[]}}",
-        python_text(session.description().unwrap_or("null")),
-        linked.registrations.len() + runs,
-        ids.join(","),
-        id = python_text(session.id()),
-    )
+impl Listed {
+    fn of(entry: &Entry) -> Self {
+        Self {
+            function: entry.function.clone(),
+            status: match &entry.fires {
+                Fires::Stream(consumer) => consumer.status(),
+                _ => "OK",
+            },
+            session: String::new(),
+        }
+    }
+}
+
+impl ListedSession {
+    /// It as a Python literal.
+    pub(in crate::redis) fn text(&self) -> String {
+        let session = &self.session;
+        let ids = self.registrations.iter().map(|id| format!("'{id}'"));
+        let needs = session.requirements().into_iter();
+        let needs = needs.map(|name| format!("{{'name':{}}}", python_text(name)));
+        let join = |list: Vec<String>| list.join(",");
+        format!(
+            "{{'sessionId':{id}, 'sessionName':{id}, 'sessionDescription':{}, 'refCount': {}, \
+             'linkedTo': '{}', 'dead': {}, 'isInstallationNeeded':{}, \
+             'registrationsList':[{}], 'depsList':[{}]}}",
+            python_text(session.description().unwrap_or("null")),
+            self.references,
+            self.place(),
+            if self.linked { "False" } else { "True" },
+            u8::from(session.needed_installation()),
+            join(ids.collect()),
+            join(needs.collect()),
+            id = python_text(session.id()),
+        )
+    }
+
+    /// Where it is.
+    pub(in crate::redis) fn place(&self) -> &'static str {
+        if self.linked { "primary" } else { "None" }
+    }
 }
 
 /// A text as a Python literal.

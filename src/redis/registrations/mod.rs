@@ -12,6 +12,7 @@ mod keys;
 mod listing;
 mod manage;
 mod persistence;
+mod sessions;
 mod spec;
 mod stream_groups;
 mod streams;
@@ -20,14 +21,14 @@ mod timers;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Instant;
 
 use super::config::Settings;
 use super::lock::Lock;
 use super::raw::{self, Args, BlockedClient, Ctx, EventCtx, Filtered, Server};
 use super::reply;
-use crate::engine::wire::{RegistrationWire, RunWire, SessionWire, SourceWire, Version, WhatWire};
+use crate::engine::wire::{RegistrationWire, RunWire, SourceWire, Version, WhatWire};
 use crate::engine::{
     Caller, Chunk, Command, Id, Lane, Launch, LogLevel, Mode, Registration, Registry, Reply,
     Results, ShardId, Source,
@@ -41,6 +42,8 @@ use index::Index;
 use keys::KeysFunction;
 pub(super) use listing::Listed;
 pub(super) use persistence::{AUX, TIMER_KEYS};
+pub(super) use sessions::ListedSession;
+use sessions::{Linked, Replaced};
 use spec::CommandSpec;
 use streams::Consumer;
 use timers::{TimeEvents, Timers};
@@ -76,12 +79,15 @@ struct Entry {
     fires: Fires,
 }
 
-/// A session with registrations.
-struct Linked {
-    session: Arc<Session>,
-    /// What its callbacks were shipped in, if that was not here.
-    wire: crate::engine::wire::SessionWire,
-    registrations: Vec<Id>,
+/// What becomes of executions of a registration that is removed, if no worker has seen them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Waiting {
+    /// They run all the same.
+    Run,
+    /// Those run that a client waits for: it does not learn that the function was replaced.
+    AreAnswered,
+    /// None runs.
+    AreAborted,
 }
 
 #[derive(Default)]
@@ -91,6 +97,9 @@ struct State {
     order_of: HashMap<Id, u64>,
     next_order: u64,
     sessions: BTreeMap<String, Linked>,
+    /// Sessions that were replaced, the oldest first.
+    dead: Vec<Weak<Session>>,
+    replaced: Replaced,
     triggers: HashMap<Vec<u8>, Arc<CommandFunction>>,
     /// What the server says of commands that have hooks, by name in lower case.
     specs: HashMap<Vec<u8>, CommandSpec>,
@@ -319,18 +328,6 @@ impl Registrations {
         let state = self.state();
         let entry = state.entries.get(state.order_of.get(&id)?);
         entry.map(|entry| entry.function.clone())
-    }
-
-    /// A session with registrations; with `wire` only the very same one. The server lock is held.
-    pub(super) fn linked_session(
-        &self,
-        id: &str,
-        wire: Option<&SessionWire>,
-    ) -> Option<Arc<Session>> {
-        let state = self.state();
-        let linked = state.sessions.get(id);
-        let linked = linked.filter(|linked| wire.is_none_or(|wire| linked.wire == *wire));
-        linked.map(|linked| linked.session.clone())
     }
 
     /// A key changed. The server lock is held.

@@ -8,7 +8,7 @@ use std::sync::TryLockError;
 use std::sync::atomic::Ordering;
 
 use super::timers::{TIME_EVENT, registrations};
-use super::{REGISTRATIONS, Registrations, State};
+use super::{REGISTRATIONS, Registrations, State, Waiting};
 use crate::engine::wire::{BundleWire, RegistrationWire, SessionWire, Version, seal, unseal};
 use crate::engine::{Id, LogLevel};
 use crate::python::{self, Session};
@@ -60,8 +60,8 @@ fn is_empty() -> bool {
 /// Sessions, then registrations in their order, each a blob.
 fn save(writer: &mut Writer) -> bool {
     let wrote = peek(|state| {
-        writer.number(state.sessions.len());
-        for linked in state.sessions.values() {
+        writer.number(state.with_registrations().count());
+        for linked in state.with_registrations() {
             writer.blob(&seal(&linked.wire));
         }
         writer.number(state.entries.len());
@@ -156,7 +156,8 @@ impl Registrations {
             .map(|wire| known(wire).map(|known| (wire, known)))
             .collect::<Result<Vec<_>, _>>()?;
         let parsed = bundle.remove.iter().map(|id| Id::parse(id.as_bytes()));
-        self.remove_all(&parsed.flatten().collect::<Vec<_>>(), true);
+        self.remove_all(&parsed.flatten().collect::<Vec<_>>(), Waiting::AreAnswered);
+        self.replace_sessions(&bundle);
         for (wire, (id, of, session)) in add {
             if self.state().order_of.contains_key(&id) {
                 continue;
@@ -205,7 +206,8 @@ impl Registrations {
     pub(in crate::redis) fn loading(&self) {
         self.loading.store(true, Ordering::Relaxed);
         let ids: Vec<Id> = self.state().order_of.keys().copied().collect();
-        self.remove_all(&ids, true);
+        self.remove_all(&ids, Waiting::AreAborted);
+        self.unlink_all();
         self.state().after_load.clear();
     }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use super::keys::KeysFunction;
 use super::spec::{self, CommandSpec};
 use super::streams::Consumer;
-use super::{CommandFunction, Entry, Fires, Function, Linked, Registrations};
+use super::{CommandFunction, Entry, Fires, Function, Registrations, Waiting};
 use crate::engine::wire::{BundleWire, RegistrationWire, seal};
 use crate::engine::{
     Change, CommandTrigger, Id, Joining, Lane, LogLevel, Mode, Registrar, TimeEvent, Trigger,
@@ -94,9 +94,18 @@ impl Registrations {
     /// Why the session of a change can not have registrations, if so.
     fn refuse_session_of(&self, change: &Change<Cpython>) -> Option<String> {
         let id = change.session.id();
-        let taken = change.replaces.as_deref() != Some(id)
-            && !self.is_own(&change.session)
-            && self.has_session(id);
+        if self.is_dead(&change.session) {
+            return Some(format!(
+                "Session {id} was replaced: what it runs can register nothing any more"
+            ));
+        }
+        if self.is_own(&change.session) {
+            return None;
+        }
+        if let Some(held) = self.held_session([id].into_iter().chain(change.replaces.as_deref())) {
+            return Some(held);
+        }
+        let taken = change.replaces.as_deref() != Some(id) && self.has_session(id);
         taken.then(|| format!("Session {id} already exists"))
     }
 
@@ -118,26 +127,6 @@ impl Registrations {
             add.find_map(|joining| self.refuse(&joining.registration.trigger, &[], replaced))
         });
         refused.map_or(Ok(()), Err)
-    }
-
-    /// Whether it is this very session that is linked.
-    pub(super) fn is_own(&self, session: &Arc<Session>) -> bool {
-        self.state()
-            .sessions
-            .get(session.id())
-            .is_some_and(|linked| Arc::ptr_eq(&linked.session, session))
-    }
-
-    /// Whether a session of this id has registrations. The server lock is held.
-    pub(in crate::redis) fn has_session(&self, id: &str) -> bool {
-        self.state().sessions.contains_key(id)
-    }
-
-    /// The script of a session with registrations. The server lock is held.
-    pub(in crate::redis) fn source(&self, id: &str) -> Option<Vec<u8>> {
-        let state = self.state();
-        let linked = state.sessions.get(id)?;
-        Some(linked.session.source().to_vec())
     }
 
     /// Why a script of this session id can not run, if so. The server lock is held.
@@ -185,8 +174,7 @@ impl Registrations {
     /// Makes a change that was verified, on this shard. The server lock is held.
     pub(super) fn make(&'static self, change: Change<Cpython>, bundle: &BundleWire) {
         if let Some(replaced) = &change.replaces {
-            let ids = self.registrations_of(replaced);
-            self.remove_all(&ids, true);
+            self.replace_session(replaced);
         }
         for session in &bundle.sessions {
             let own = change.add.iter().zip(&bundle.add);
@@ -245,14 +233,7 @@ impl Registrations {
         state.next_order += 1;
         state.order_of.insert(function.id, order);
         state.digest = None;
-        let linked = state
-            .sessions
-            .entry(session.id().to_owned())
-            .or_insert_with(|| Linked {
-                session: session.clone(),
-                wire: session_wire.clone(),
-                registrations: Vec::new(),
-            });
+        let linked = state.link(session, session_wire);
         linked.registrations.push(function.id);
         let entry = Entry {
             function,
@@ -322,17 +303,24 @@ impl Registrations {
 
     /// Takes a registration out, if it is there. The server lock is held.
     pub(super) fn remove(&self, id: Id, abort_pending: bool) -> bool {
-        let removed = self.take_out(id, abort_pending);
+        let waiting = if abort_pending {
+            Waiting::AreAborted
+        } else {
+            Waiting::Run
+        };
+        let removed = self.take_out(id, waiting);
         self.index_again();
+        self.state().forget_sessions();
         removed
     }
 
     /// Takes several out.
-    pub(super) fn remove_all(&self, ids: &[Id], abort_pending: bool) {
+    pub(super) fn remove_all(&self, ids: &[Id], waiting: Waiting) {
         for &id in ids {
-            self.take_out(id, abort_pending);
+            self.take_out(id, waiting);
         }
         self.index_again();
+        self.state().forget_sessions();
     }
 
     /// Makes the indices anew if something was taken out.
@@ -344,7 +332,7 @@ impl Registrations {
     }
 
     /// Takes one out; the indices may have it until they are made anew.
-    fn take_out(&self, id: Id, abort_pending: bool) -> bool {
+    fn take_out(&self, id: Id, waiting: Waiting) -> bool {
         let (function, fires) = {
             let mut state = self.state();
             let order = state.order_of.get(&id);
@@ -376,22 +364,18 @@ impl Registrations {
             let order = state.order_of.remove(&id);
             let entry = order.and_then(|order| state.entries.remove(&order));
             let session = entry.as_ref().map(|entry| entry.wire.session.clone());
-            let mut last = None;
             if let Some(session) = session
                 && let Some(linked) = state.sessions.get_mut(&session)
             {
                 linked.registrations.retain(|&other| other != id);
-                if linked.registrations.is_empty() {
-                    last = state.sessions.remove(&session);
-                }
             }
-            (entry, last)
+            entry
         };
         drop(gone);
         match &fires {
             Fires::Stream(consumer) => consumer.close(),
-            Fires::Keys(keys) if abort_pending => self.drop_queued(&keys.lane),
-            Fires::Command(command) if abort_pending => {
+            Fires::Keys(keys) if waiting != Waiting::Run => self.drop_queued(&keys.lane),
+            Fires::Command(command) if waiting == Waiting::AreAborted => {
                 if let Some(lane) = &command.lane {
                     self.drop_queued(lane);
                 }
@@ -422,6 +406,11 @@ impl Registrations {
             self.registry.abort_and_forget(&execution);
         }
     }
+}
+
+/// Under what name the id of a session is held; no trigger has such a name.
+pub(super) fn session_name(id: &str) -> Vec<u8> {
+    format!("\0session {id}").into_bytes()
 }
 
 /// Whether a function is not of the session that is replaced.

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{REGISTRATIONS, Registrations};
 use crate::engine::wire::{SessionWire, Shipped, seal, unseal};
 use crate::engine::{LogLevel, TimeEvent};
-use crate::python::{self, Cpython};
+use crate::python::{self, Cpython, Session};
 use crate::redis::guard::guard;
 use crate::redis::raw::{self, Args, Ctx};
 
@@ -127,6 +127,13 @@ impl TimeEvents {
 
     fn find(&self, number: u64) -> Option<Arc<TimeEvent<Cpython>>> {
         self.all().events.get(&number).cloned()
+    }
+
+    /// Their sessions, one each.
+    pub(super) fn sessions(&self) -> Vec<Arc<Session>> {
+        let all = self.all();
+        let events = all.events.values();
+        events.map(|event| event.session.clone()).collect()
     }
 
     fn insert(&self, event: TimeEvent<Cpython>) -> u64 {
@@ -254,6 +261,7 @@ impl Registrations {
     fn open_time_event(&'static self, wire: TimeEventWire) -> Result<u64, String> {
         let session = self.session_of(&wire.session)?;
         let callback = python::receive_function(&wire.callback, &session, &wire.session.language)?;
+        self.link_if_free(&session, &wire.session);
         let number = self.time_events.insert(TimeEvent {
             session,
             seconds: wire.seconds.max(1),
