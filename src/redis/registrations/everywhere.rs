@@ -405,8 +405,8 @@ impl Registrations {
     fn join_made(&'static self, bundle: &BundleWire, made: Vec<Made>) {
         let ids = bundle.remove.iter();
         let ids: Vec<_> = ids.filter_map(|id| Id::parse(id.as_bytes())).collect();
-        self.remove_all(&ids, Waiting::AreAnswered);
         self.replace_sessions(bundle);
+        self.remove_all(&ids, Waiting::AreAnswered);
         for one in made {
             let known = self.state().order_of.contains_key(&one.function.id);
             if !known {

@@ -156,8 +156,8 @@ impl Registrations {
             .map(|wire| known(wire).map(|known| (wire, known)))
             .collect::<Result<Vec<_>, _>>()?;
         let parsed = bundle.remove.iter().map(|id| Id::parse(id.as_bytes()));
-        self.remove_all(&parsed.flatten().collect::<Vec<_>>(), Waiting::AreAnswered);
         self.replace_sessions(&bundle);
+        self.remove_all(&parsed.flatten().collect::<Vec<_>>(), Waiting::AreAnswered);
         for (wire, (id, of, session)) in add {
             if self.state().order_of.contains_key(&id) {
                 continue;

@@ -1,0 +1,113 @@
+"""Sessions are upgraded while their functions are called: no call fails, none is answered by two
+versions, no event is lost or seen twice, and memory stays as it is.
+
+UPGRADES=1000 runs that many; a hundred are enough to see whether it works.
+"""
+
+import os
+import threading
+import time
+
+import pytest
+from server import wait_until
+
+UPGRADES = int(os.environ.get("UPGRADES", "100"))
+SCRIPT = """
+version = {version}
+def first(x):
+    return version
+def answer(x):
+    return '%d %d' % (x, version)
+for mode in ('sync', 'async', 'async_local'):
+    GB('CommandReader').map(first).map(answer).register(trigger='t:' + mode, mode=mode)
+GB('CommandReader').map(first).map(answer) \\
+    .register(trigger='t:inorder', mode='async_local', inorder=True)
+GB().foreach(lambda r: execute('incr', 'seen{{%s}}' % hashtag())).register('k:*', mode='sync')
+"""
+"""Every step tells its version: an answer that two versions gave would show both."""
+
+MODES = ["sync", "async", "async_local", "inorder"]
+FLAT = (10 << 10, 2 << 20)
+"""What memory may change by: of a server in kB, of Python in bytes."""
+
+
+class Callers:
+    """Clients that call triggers and write keys until they are told to stop."""
+
+    def __init__(self, env):
+        self.stop = threading.Event()
+        self.calls = 0
+        self.writes = dict.fromkeys(env.shards, 0)
+        self.wrong = []
+        self.applied = 0
+        """Of this version's script the client had an answer: nothing older answers any more."""
+        calls = [(self.call, (shard, mode)) for shard in env.shards for mode in MODES]
+        writes = [(self.write, (shard,)) for shard in env.shards]
+        self.threads = [threading.Thread(target=what, args=of) for what, of in calls + writes]
+
+    def call(self, shard, mode):
+        with shard.server.wire() as wire:
+            while not self.stop.is_set():
+                least = self.applied
+                self.check(wire.call("RG.TRIGGER", f"t:{mode}"), mode, least)
+                self.calls += 1
+
+    def check(self, reply, mode, least):
+        seen = {word for answer in reply for word in answer.split()} if type(reply) is list else ()
+        if len(seen) != 1 or int(next(iter(seen))) < least:
+            self.wrong.append((mode, least, reply))
+
+    def write(self, shard):
+        key = shard.key("k:x")
+        with shard.server.wire() as wire:
+            while not self.stop.is_set():
+                reply = wire.call("SET", key, "x")
+                self.writes[shard] += 1
+                if reply != "OK":
+                    self.wrong.append(("write", reply))
+
+    def __enter__(self):
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stop.set()
+        for thread in self.threads:
+            thread.join(60)
+
+
+def memory(shard):
+    """What a shard takes in kB, and Python there in bytes."""
+    with open(f"/proc/{shard.server.process.pid}/status") as status:
+        (resident,) = [int(line.split()[1]) for line in status if line.startswith("VmRSS")]
+    return resident, shard.call("RG.PYSTATS")[5]
+
+
+@pytest.mark.timeout(900)
+def test_upgrades_under_load(env):
+    env.register(SCRIPT.format(version=0), "ID", "s")
+    begin = time.monotonic()
+    with Callers(env) as callers:
+        for version in range(1, UPGRADES + 1):
+            reply = env.call("RG.PYEXECUTE", SCRIPT.format(version=version), "ID", "s", "UPGRADE")
+            assert reply == "OK", reply
+            callers.applied = version
+            assert callers.wrong == []
+            if version == UPGRADES // 2:
+                before = env.each(memory)
+    took = time.monotonic() - begin
+    assert callers.wrong == []
+    assert callers.calls > UPGRADES
+    for shard in env.shards:
+        (session,) = shard.sessions()
+        assert len(session["registrations"]) == 5
+        wait_until(lambda shard=shard: shard.sessions("DEAD") == [], what="the end of old sessions")
+        for mode in MODES:
+            assert set(shard.trigger(f"t:{mode}")) == {f"{UPGRADES} {UPGRADES}"}
+        assert int(shard.client.get(shard.key("seen"))) == callers.writes[shard]
+    after = env.each(memory)
+    print(f"{UPGRADES} upgrades, {callers.calls} calls in {took:.1f} s; {before} -> {after}")
+    for shard_before, shard_after in zip(before, after, strict=True):
+        for was, now, most in zip(shard_before, shard_after, FLAT, strict=True):
+            assert now - was < most
