@@ -13,6 +13,7 @@ from server import wait_until
 
 UPGRADES = int(os.environ.get("UPGRADES", "100"))
 SCRIPT = """
+import asyncio
 version = {version}
 def first(x):
     return version
@@ -22,11 +23,15 @@ for mode in ('sync', 'async', 'async_local'):
     GB('CommandReader').map(first).map(answer).register(trigger='t:' + mode, mode=mode)
 GB('CommandReader').map(first).map(answer) \\
     .register(trigger='t:inorder', mode='async_local', inorder=True)
+async def later(x):
+    await asyncio.sleep(0.001)
+    return answer(x)
+GB('CommandReader').map(first).map(later).register(trigger='t:later', mode='async')
 GB().foreach(lambda r: execute('incr', 'seen{{%s}}' % hashtag())).register('k:*', mode='sync')
 """
 """Every step tells its version: an answer that two versions gave would show both."""
 
-MODES = ["sync", "async", "async_local", "inorder"]
+MODES = ["sync", "async", "async_local", "inorder", "later"]
 FLAT = (10 << 10, 2 << 20)
 """What memory may change by: of a server in kB, of Python in bytes."""
 
@@ -42,7 +47,7 @@ class Callers:
         self.applied = 0
         """Of this version's script the client had an answer: nothing older answers any more."""
         calls = [(self.call, (shard, mode)) for shard in env.shards for mode in MODES]
-        writes = [(self.write, (shard,)) for shard in env.shards]
+        writes = [(self.write, (shard, shard.key("k:x"))) for shard in env.shards]
         self.threads = [threading.Thread(target=what, args=of) for what, of in calls + writes]
 
     def call(self, shard, mode):
@@ -57,8 +62,7 @@ class Callers:
         if len(seen) != 1 or int(next(iter(seen))) < least:
             self.wrong.append((mode, least, reply))
 
-    def write(self, shard):
-        key = shard.key("k:x")
+    def write(self, shard, key):
         with shard.server.wire() as wire:
             while not self.stop.is_set():
                 reply = wire.call("SET", key, "x")
@@ -101,7 +105,7 @@ def test_upgrades_under_load(env):
     assert callers.calls > UPGRADES
     for shard in env.shards:
         (session,) = shard.sessions()
-        assert len(session["registrations"]) == 5
+        assert len(session["registrations"]) == 6
         wait_until(lambda shard=shard: shard.sessions("DEAD") == [], what="the end of old sessions")
         for mode in MODES:
             assert set(shard.trigger(f"t:{mode}")) == {f"{UPGRADES} {UPGRADES}"}

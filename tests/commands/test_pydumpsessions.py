@@ -211,6 +211,37 @@ def test_handles_and_time_events_are_references(env):
     wait_until(lambda: only(shard)["refCount"] == 2)
 
 
+def test_coroutines_are_references(env):
+    env.register(
+        """
+        import asyncio
+        async def wait(x):
+            while execute('get', 'go{%s}' % hashtag()) is None:
+                await asyncio.sleep(0.005)
+            return 'woken'
+        def alone(x):
+            runCoroutine(wait(x))
+            return 'begun'
+        GB('CommandReader').map(wait).register(trigger='wait', mode='async_local')
+        GB('CommandReader').map(alone).register(trigger='alone', mode='sync')
+        """,
+        "ID",
+        "mine",
+    )
+    shard = env.shards[0]
+    assert shard.trigger("alone") == ["begun"]
+    assert only(shard)["refCount"] > 2
+    with env.server.wire() as wire:
+        wire.send("RG.TRIGGER", "wait")
+        wait_until(lambda: shard.executions() != {}, what="the start of the function")
+        env.register(TRIGGER.format("t", "sync"), "ID", "mine", "UPGRADE")
+        dead = only(shard, "DEAD")
+        assert dead["refCount"] > 2
+        env.go()
+        assert wire.receive() == [b"woken"]
+    wait_until(lambda: shard.sessions("DEAD") == [], what="the end of the session")
+
+
 def test_a_session_that_only_a_time_event_keeps_is_linked_when_it_is_loaded(env):
     env.execute("registerTE(1000, lambda: None, 'timer{%s}' % hashtag())", "ID", "timed")
     shard = env.shards[0]
