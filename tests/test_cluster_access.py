@@ -9,7 +9,7 @@ pytestmark = pytest.mark.cluster
 PUBLIC = {
     *("pyexecute", "trigger", "triggeronkey", "dumpregistrations", "unregister"),
     *("pauseregistrations", "unpauseregistrations", "clearregistrationsstats"),
-    *("pysessionsource", "pydumpsessions"),
+    *("pysessionsource", "pydumpsessions", "pyprofile"),
     *("dumpexecutions", "getexecution", "getresults", "getresultsblocking"),
     *("abortexecution", "dropexecution", "configget", "configset", "pystats", "dumpplugins"),
     *("pyfreeinterpreter", "pyexecuteremote", "infocluster", "refreshcluster", "networktest"),

@@ -12,6 +12,7 @@ use super::function::Function;
 use super::link;
 use super::object;
 use super::packing;
+use super::profile;
 use super::session::{Current, Session, bind};
 use super::watch;
 use crate::engine::{
@@ -97,10 +98,12 @@ impl Language for Cpython {
                     (watch.as_ref().map(watch::Watch::ticket), watch)
                 }
             };
+            let measured = profile::begin(py, session);
             let section = session.begin(py, ticket);
             let out = body(py);
             drop(watch);
             drop(section);
+            drop(measured);
             bind(before);
             out
         })

@@ -12,6 +12,7 @@ mod link;
 mod object;
 mod options;
 mod packing;
+mod profile;
 mod promise;
 mod register;
 mod session;
@@ -25,6 +26,7 @@ pub(crate) use interpreter::{
 };
 pub(crate) use language::Cpython;
 pub(crate) use link::Allocator;
+pub(crate) use profile::{profile_text, reset_profile};
 pub(crate) use session::Session;
 pub(crate) use shipping::{
     language, receive_function, receive_registration, receive_run, receive_session,

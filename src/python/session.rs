@@ -15,6 +15,7 @@ use super::error::ForceStopped;
 use super::interpreter::{SESSION_NAME, prelude, prototype, world};
 use super::language::Cpython;
 use super::link;
+use super::profile::Profile;
 use super::shipping;
 use super::watch;
 use crate::engine::wire::SessionWire;
@@ -44,6 +45,8 @@ pub(crate) struct Session {
     running: Mutex<HashMap<u64, Running>>,
     /// How many handles of it code holds.
     pub(super) handles: AtomicUsize,
+    /// How long its callbacks take.
+    pub(super) profile: Profile,
 }
 
 impl Session {
@@ -67,6 +70,7 @@ impl Session {
             globals: Some(globals.clone().unbind()),
             running: Mutex::default(),
             handles: AtomicUsize::new(0),
+            profile: Profile::default(),
         });
         globals.set_item(SESSION_NAME, SessionName(Arc::downgrade(&session)))?;
         Ok(session)

@@ -254,6 +254,7 @@ const DOORS: [raw::CommandCallback; COMMANDS.len()] = [
     enter::<29>,
     enter::<30>,
     enter::<31>,
+    enter::<32>,
 ];
 
 fn register_commands(ctx: *mut RedisModuleCtx) -> Result<(), String> {

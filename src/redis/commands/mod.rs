@@ -6,6 +6,7 @@ mod config;
 mod executions;
 mod legacy;
 mod pyexecute;
+mod pyprofile;
 mod pysessions;
 mod pystats;
 mod registrations;
@@ -122,7 +123,7 @@ const fn option(name: &'static std::ffi::CStr, token: &'static std::ffi::CStr) -
 }
 
 /// All commands.
-pub(super) const COMMANDS: [Command; 32] = [
+pub(super) const COMMANDS: [Command; 33] = [
     command(
         "rg.pyexecute",
         LOADS_CODE,
@@ -361,6 +362,28 @@ pub(super) const COMMANDS: [Command; 32] = [
             },
         ],
         pysessions::dump_sessions,
+    ),
+    command(
+        "rg.pyprofile",
+        CHANGES,
+        "Shows how long the callbacks of a session take, or begins to measure anew.",
+        "O(N*log(N)) where N is the number of functions that were called",
+        &[
+            Argument {
+                name: c"subcommand",
+                ..PLAIN
+            },
+            Argument {
+                name: c"session",
+                ..PLAIN
+            },
+            Argument {
+                name: c"order",
+                optional: true,
+                ..PLAIN
+            },
+        ],
+        pyprofile::profile,
     ),
     command(
         "rg.dumpplugins",

@@ -233,11 +233,15 @@ impl Registrations {
         found.into_iter().find(|session| session.is_of(wire))
     }
 
+    /// A linked session, as listings show it. The server lock is held.
+    pub(in crate::redis) fn session(&self, id: &str) -> Option<Arc<Session>> {
+        let found = self.linked_session(id, None);
+        found.filter(|_| self.has_session(id))
+    }
+
     /// The script of a linked session. The server lock is held.
     pub(in crate::redis) fn source(&self, id: &str) -> Option<Vec<u8>> {
-        let session = self
-            .linked_session(id, None)
-            .filter(|_| self.has_session(id));
+        let session = self.session(id);
         session.map(|session| session.source().to_vec())
     }
 
