@@ -461,17 +461,16 @@ pub(super) mod redisgears {
 /// Importable, for scripts that do so without using it.
 #[pymodule(name = "redisAI")]
 pub(super) mod redis_ai {
-    use super::gears_error;
     use pyo3::prelude::*;
 
-    /// Any name: a function that says that the other module is missing.
-    #[pyfunction]
-    fn __getattr__(name: &str) -> PyResult<Py<PyAny>> {
-        if name.starts_with("__") {
-            return Err(pyo3::exceptions::PyAttributeError::new_err(name.to_owned()));
-        }
-        Err(gears_error(
-            "RedisAI is not loaded, it is not possible to use AI interface.",
-        ))
+    const SOURCE: &str = include_str!("../../python/prelude/redisai.py");
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        let builtins = module.py().import("builtins")?;
+        module.setattr("__builtins__", &builtins)?;
+        let code = builtins.call_method1("compile", (SOURCE, "<geartrain>", "exec"))?;
+        builtins.call_method1("exec", (code, module.dict()))?;
+        Ok(())
     }
 }
