@@ -86,6 +86,11 @@ impl Session {
         &self.user
     }
 
+    /// What tells it from others of the same id, on all shards.
+    pub(crate) fn instance(&self) -> &str {
+        &self.instance
+    }
+
     /// Whether it is what was shipped, here or before.
     pub(crate) fn is_of(&self, wire: &SessionWire) -> bool {
         self.id == wire.id && self.user == wire.user && self.instance == wire.instance

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::config::Settings;
 use super::lock::Lock;
@@ -274,28 +274,38 @@ fn access(server: Server, settings: &Settings) -> Access {
 /// What this shard does when others ask.
 struct Here;
 
-/// Sessions of runs that other shards started, by instance, for as long as somebody uses them.
-static RECEIVED: Mutex<Option<HashMap<String, Weak<Session>>>> = Mutex::new(None);
+/// Sessions of runs, of this shard and of others, by instance, for as long as somebody uses them.
+static RUNS: Mutex<Option<HashMap<String, Weak<Session>>>> = Mutex::new(None);
+
+/// What a run registers belongs to its session, on every shard, whoever is first.
+pub(super) fn remember(session: &Arc<Session>) {
+    if !MODULE.get().is_some_and(Module::has_shards) {
+        return;
+    }
+    let mut runs = RUNS.lock().unwrap_or_else(PoisonError::into_inner);
+    let runs = runs.get_or_insert_default();
+    runs.retain(|_, session| session.strong_count() > 0);
+    runs.insert(session.instance().to_owned(), Arc::downgrade(session));
+}
+
+/// The session of a run.
+pub(super) fn known_session(wire: &SessionWire) -> Option<Arc<Session>> {
+    let runs = RUNS.lock().unwrap_or_else(PoisonError::into_inner);
+    let session = runs.as_ref()?.get(&wire.instance)?.upgrade();
+    drop(runs);
+    session.filter(|session| session.is_of(wire))
+}
 
 /// The session of a run: the one with registrations here, that of another run, or a new one.
 fn session_of(linked: Option<Arc<Session>>, wire: &SessionWire) -> Result<Arc<Session>, String> {
     if let Some(linked) = linked {
         return Ok(linked);
     }
-    let known = |wire: &SessionWire| {
-        let mut received = RECEIVED.lock().unwrap_or_else(PoisonError::into_inner);
-        let received = received.get_or_insert_default();
-        received.retain(|_, session| session.strong_count() > 0);
-        let session = received.get(&wire.instance).and_then(Weak::upgrade);
-        session.filter(|session| session.is_of(wire))
-    };
-    if let Some(session) = known(wire) {
+    if let Some(session) = known_session(wire) {
         return Ok(session);
     }
     let session = python::receive_session(wire)?;
-    let mut received = RECEIVED.lock().unwrap_or_else(PoisonError::into_inner);
-    let received = received.get_or_insert_default();
-    received.insert(wire.instance.clone(), Arc::downgrade(&session));
+    remember(&session);
     Ok(session)
 }
 
@@ -310,19 +320,22 @@ enum Work {
 /// So long a registration may be on its way here, by another job.
 const COMING: Duration = Duration::from_secs(2);
 /// Between two looks for it.
-const LOOK: Duration = Duration::from_millis(2);
+const LOOK: Duration = Duration::from_millis(5);
+/// More executions do not wait for that: the jobs that bring registrations need threads, too.
+const MOST_WAITING: usize = 16;
 
 /// Waits for a registration that code of another shard made a moment ago.
-fn wait_for(module: &'static Module, id: Id, run: &[u8]) -> Result<Work, String> {
-    let begin = std::time::Instant::now();
-    loop {
-        let found = module.lock.with(|_| work(module.registrations, run));
-        match found {
-            Ok(Work::Coming(_)) if begin.elapsed() < COMING => std::thread::sleep(LOOK),
-            Ok(Work::Coming(_)) => return Err(format!("registration {id} is not there")),
-            found => return found,
-        }
+fn wait_for(module: &'static Module, run: &[u8]) -> Result<Work, String> {
+    static WAITING: AtomicUsize = AtomicUsize::new(0);
+    let begin = Instant::now();
+    let waits = WAITING.fetch_add(1, Ordering::Relaxed) < MOST_WAITING;
+    let mut found = module.lock.with(|_| work(module.registrations, run));
+    while waits && matches!(found, Ok(Work::Coming(_))) && begin.elapsed() < COMING {
+        std::thread::sleep(LOOK);
+        found = module.lock.with(|_| work(module.registrations, run));
     }
+    WAITING.fetch_sub(1, Ordering::Relaxed);
+    found
 }
 
 fn work(registrations: &Registrations, run: &[u8]) -> Result<Work, String> {
@@ -394,7 +407,7 @@ impl Station for Here {
         // Callbacks are unpacked where nobody waits for it.
         run(Box::new(move || {
             let work = match work {
-                Ok(Work::Coming(missing)) => wait_for(module, missing, &run_bytes),
+                Ok(Work::Coming(_)) => wait_for(module, &run_bytes),
                 work => work,
             };
             begin(&registry, id, team, work, keep);

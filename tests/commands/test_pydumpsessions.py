@@ -313,6 +313,30 @@ def test_code_that_registers_adds_to_its_session_on_every_shard(env):
         wait_until(lambda shard=shard: only(shard)["registrations"] == [first, second])
 
 
+def test_a_run_that_registers_on_all_shards_links_one_session(env):
+    """Its shards are equals: whoever is first, there is one session on each, with all of it."""
+    script = """
+        def more(x):
+            return GB('CommandReader').register(trigger=hashtag(), mode='sync')
+        GB('ShardsIDReader').map(more).run()
+        """
+    for turn in range(5):
+        ids = sorted(env.results(script, "ID", f"run{turn}"))
+        assert len(ids) == env.shard_count
+        for shard in env.shards:
+            wait_until(lambda shard=shard: len(shard.registrations()) == env.shard_count)
+            session = only(shard)
+            assert session["ID"] == f"run{turn}"
+            assert sorted(session["registrations"]) == ids
+            assert shard.sessions("DEAD") == []
+        source = env.shards[0].call("RG.PYSESSIONSOURCE", f"run{turn}").decode()
+        assert "GB('ShardsIDReader')" in source
+        for identifier in ids:
+            env.unregister(identifier)
+        for shard in env.shards:
+            wait_until(lambda shard=shard: shard.sessions() == [])
+
+
 def test_code_of_a_replaced_session_registers_nothing(env):
     env.register(
         HOLD

@@ -2,10 +2,10 @@
 
 use crate::engine::random_id;
 use crate::python::{self, Script, ScriptEnd};
-use crate::redis::Module;
 use crate::redis::raw::{Args, BlockedClient, Ctx};
 use crate::redis::registrations::Refusal;
 use crate::redis::reply;
+use crate::redis::{Module, cluster};
 
 /// The words after the script.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -131,11 +131,13 @@ fn run(module: &'static Module, script: Script, unblocking: bool, client: Blocke
             });
         }
         Ok(ScriptEnd::Run(execution)) if unblocking => {
+            cluster::remember(&execution.plan.context);
             let id = execution.id.to_string();
             module.registry.start(&execution, true);
             client.reply(|ctx| reply::text(ctx, &id));
         }
         Ok(ScriptEnd::Run(execution)) => {
+            cluster::remember(&execution.plan.context);
             let answer = |outcome: &std::sync::Arc<_>| {
                 client.reply(|ctx| reply::outcome(ctx, outcome));
             };

@@ -17,6 +17,7 @@ use crate::engine::wire::{BundleWire, RegistrationWire, SessionWire, Version, se
 use crate::engine::{Change, CommandTrigger, Id, LogLevel, ShardId, Trigger, random_id};
 use crate::python::{self, Cpython, Session};
 use crate::redis::MODULE;
+use crate::redis::cluster::known_session;
 use crate::redis::questions::{Question, Word};
 use crate::redis::raw;
 
@@ -260,8 +261,8 @@ impl Registrations {
             let linked = self
                 .lock
                 .with(|_| self.linked_session(&wire.id, Some(wire)));
-            let session = match linked {
-                Some(linked) => linked,
+            let session = match linked.or_else(|| known_session(wire)) {
+                Some(known) => known,
                 None => python::receive_session(wire)
                     .map_err(|error| format!("Failed deserializing session, {error}"))?,
             };

@@ -46,6 +46,16 @@ impl Linked {
         std::ptr::eq(self.session.as_ptr(), Arc::as_ptr(session))
     }
 
+    /// Whether it is this one on another shard, which may not have had its script.
+    fn is_of(&self, wire: &SessionWire) -> bool {
+        let own = &self.wire;
+        if own.instance.is_empty() {
+            // Of a version that did not tell them apart.
+            return own == wire;
+        }
+        (&own.id, &own.user, &own.instance) == (&wire.id, &wire.user, &wire.instance)
+    }
+
     /// Whether it may have references still.
     fn may_live(&self) -> bool {
         !self.registrations.is_empty() || self.session.strong_count() > 0
@@ -108,9 +118,14 @@ impl State {
         {
             self.unlink(id);
         }
-        self.sessions
+        let linked = self
+            .sessions
             .entry(id.to_owned())
-            .or_insert_with(|| Linked::new(session, wire))
+            .or_insert_with(|| Linked::new(session, wire));
+        if linked.wire.source.is_empty() {
+            linked.wire.source.clone_from(&wire.source);
+        }
+        linked
     }
 
     /// Forgets sessions that are gone.
@@ -218,7 +233,7 @@ impl Registrations {
     ) -> Option<Arc<Session>> {
         let state = self.state();
         let linked = state.sessions.get(id);
-        let linked = linked.filter(|linked| wire.is_none_or(|wire| linked.wire == *wire));
+        let linked = linked.filter(|linked| wire.is_none_or(|wire| linked.is_of(wire)));
         linked?.session.upgrade()
     }
 
@@ -241,8 +256,10 @@ impl Registrations {
 
     /// The script of a linked session. The server lock is held.
     pub(in crate::redis) fn source(&self, id: &str) -> Option<Vec<u8>> {
-        let session = self.session(id);
-        session.map(|session| session.source().to_vec())
+        self.session(id)?;
+        let state = self.state();
+        let linked = state.sessions.get(id)?;
+        Some(linked.wire.source.to_vec())
     }
 
     /// Why something of a session of another shard can not be made here, if so: it was replaced.
@@ -270,7 +287,8 @@ impl Registrations {
             let state = self.state();
             let linked = state.sessions.get(id);
             linked.is_some_and(|linked| {
-                !linked.wire.instance.is_empty() && bundle.sessions.contains(&linked.wire)
+                let is_there = || bundle.sessions.iter().any(|wire| linked.is_of(wire));
+                !linked.wire.instance.is_empty() && is_there()
             })
         };
         for id in bundle.unlink.iter().filter(|id| !came(id)) {
