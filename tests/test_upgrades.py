@@ -115,3 +115,53 @@ def test_upgrades_under_load(env):
     for shard_before, shard_after in zip(before, after, strict=True):
         for was, now, most in zip(shard_before, shard_after, FLAT, strict=True):
             assert now - was < most
+
+
+VERSION = """
+GB('CommandReader').map(lambda x: {version}).register(trigger='t', mode='sync')
+GB().foreach(lambda r: None).register('k:*', mode='sync')
+"""
+
+
+@pytest.mark.parametrize("words", [["s", "UPGRADE"], None], ids=["upgrade", "replace"])
+def test_two_clients_change_one_session(env, words):
+    """Each change is made everywhere or nowhere; all shards have the same one in the end."""
+    env.register(VERSION.format(version=0), "ID", "s")
+    made, refused = [], []
+
+    def change(shard, first):
+        with shard.server.wire() as wire:
+            for version in range(first, first + 20):
+                how = words or [f"s{version}", "REPLACE_WITH", only_id(shard)]
+                script = VERSION.format(version=version)
+                reply = wire.call("RG.PYEXECUTE", script, "ID", *how)
+                (made if reply == "OK" else refused).append((version, reply))
+
+    def only_id(shard):
+        return shard.sessions()[0]["ID"]
+
+    threads = [
+        threading.Thread(target=change, args=(shard, at * 100 + 1))
+        for at, shard in enumerate([env.shards[0], env.shards[-1]])
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert made
+    for _, reply in refused:
+        text = str(reply)
+        known = ["being changed", "already registered", "already exists", "does not exists"]
+        assert any(word in text for word in known), text
+    wait_until(lambda: len({tuple(ids(shard)) for shard in env.shards}) == 1, what="agreement")
+    answers = env.each(lambda shard: shard.trigger("t"))
+    assert answers == answers[:1] * env.shard_count
+    assert int(answers[0][0]) in [version for version, _ in made]
+    for shard in env.shards:
+        (session,) = shard.sessions()
+        assert len(session["registrations"]) == len(shard.registrations()) == 2
+        assert session["registrations"] == ids(shard)
+
+
+def ids(shard):
+    return [entry["id"] for entry in shard.registrations()]

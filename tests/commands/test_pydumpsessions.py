@@ -81,6 +81,21 @@ def test_unknown_words(env, words):
     assert env.error("RG.PYDUMPSESSIONS", *words) == f"Unknown option {wrong}"
 
 
+def test_any_bytes_as_words(env):
+    env.register(TRIGGER.format("t", "sync"), "ID", "s", "DESCRIPTION", b"\xff\0 it's\r\n")
+    for word in (b"\xff\0", b"a\r\nb", b"", b"x" * 100_000):
+        assert env.error("RG.PYDUMPSESSIONS", word).startswith("Unknown option")
+        (reply,) = env.call("RG.PYDUMPSESSIONS", "SESSIONS", word)
+        assert reply.startswith(b"Session ")
+        assert reply.endswith(b" does not exists")
+    (session,) = env.call("RG.PYDUMPSESSIONS")
+    assert session[3].endswith(b"it's\r\n")
+    assert info(env.shards[0])[0][0] == "s"
+    for word in (b"\xff\0", b"a\r\nb", b""):
+        assert env.error("RG.PYPROFILE", "STATS", word) == "session does not exists"
+        assert "unknown order" in env.error("RG.PYPROFILE", "STATS", "s", word)
+
+
 def test_verbose_describes_registrations(env):
     env.register("\n".join(TRIGGER.format(name, "async") for name in "ab"), "ID", "mine")
     (session,) = env.sessions("VERBOSE")
