@@ -26,12 +26,15 @@ GB('CommandReader').map(first).map(answer) \\
 async def later(x):
     await asyncio.sleep(0.001)
     return answer(x)
+GB('CommandReader').map(first).map(answer).register(hook='strlen', keyprefix='h:', mode='{hook}')
 GB('CommandReader').map(first).map(later).register(trigger='t:later', mode='async')
 GB().foreach(lambda r: execute('incr', 'seen{{%s}}' % hashtag())).register('k:*', mode='sync')
 """
 """Every step tells its version: an answer that two versions gave would show both."""
 
 MODES = ["sync", "async", "async_local", "inorder", "later"]
+HOOKS = ["sync", "async_local"]
+"""The mode of the hook, by version."""
 FLAT = (10 << 10, 2 << 20)
 """What memory may change by: of a server in kB, of Python in bytes."""
 
@@ -47,6 +50,7 @@ class Callers:
         self.applied = 0
         """Of this version's script the client had an answer: nothing older answers any more."""
         calls = [(self.call, (shard, mode)) for shard in env.shards for mode in MODES]
+        calls += [(self.call_hook, (shard, shard.key("h:x"))) for shard in env.shards]
         writes = [(self.write, (shard, shard.key("k:x"))) for shard in env.shards]
         self.threads = [threading.Thread(target=what, args=of) for what, of in calls + writes]
 
@@ -55,6 +59,14 @@ class Callers:
             while not self.stop.is_set():
                 least = self.applied
                 self.check(wire.call("RG.TRIGGER", f"t:{mode}"), mode, least)
+                self.calls += 1
+
+    def call_hook(self, shard, key):
+        with shard.server.wire() as wire:
+            while not self.stop.is_set():
+                least = self.applied
+                reply = wire.call("STRLEN", key)
+                self.check([reply] if isinstance(reply, bytes) else reply, "hook", least)
                 self.calls += 1
 
     def check(self, reply, mode, least):
@@ -88,13 +100,17 @@ def memory(shard):
     return resident, shard.call("RG.PYSTATS")[5]
 
 
+def script(version):
+    return SCRIPT.format(version=version, hook=HOOKS[version % 2])
+
+
 @pytest.mark.timeout(900)
 def test_upgrades_under_load(env):
-    env.register(SCRIPT.format(version=0), "ID", "s")
+    env.register(script(0), "ID", "s")
     begin = time.monotonic()
     with Callers(env) as callers:
         for version in range(1, UPGRADES + 1):
-            reply = env.call("RG.PYEXECUTE", SCRIPT.format(version=version), "ID", "s", "UPGRADE")
+            reply = env.call("RG.PYEXECUTE", script(version), "ID", "s", "UPGRADE")
             assert reply == "OK", reply
             callers.applied = version
             assert callers.wrong == []
@@ -105,7 +121,7 @@ def test_upgrades_under_load(env):
     assert callers.calls > UPGRADES
     for shard in env.shards:
         (session,) = shard.sessions()
-        assert len(session["registrations"]) == 6
+        assert len(session["registrations"]) == 7
         wait_until(lambda shard=shard: shard.sessions("DEAD") == [], what="the end of old sessions")
         for mode in MODES:
             assert set(shard.trigger(f"t:{mode}")) == {f"{UPGRADES} {UPGRADES}"}
