@@ -318,6 +318,30 @@ def fails(r):
 
 
 @pytest.mark.cluster
+@pytest.mark.parametrize("step", ["map(lambda x: 12 // 0)", "repartition(lambda x: 12 // 0)"])
+def test_many_errors_behind_a_promise(env, step):
+    """More than may be on their way to the initiator at once."""
+    for _ in range(10):
+        identifier = env.start(f"{ASLEEP}{one_shard([0] * 50)}.map(later).{step}.run()")
+        env.wait_status(identifier, "done")
+        results, errors = env.wait(identifier)
+        assert (results, len(errors)) == ([], 50)
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("steps", ["map(later)", "map(later).repartition(lambda x: x[-5:])"])
+def test_many_large_values_behind_a_promise(env, steps):
+    values = "(x * 10000 + str(i) for i in range(1000))".replace("x", "'x'")
+    for _ in range(3):
+        identifier = env.start(
+            f"{ASLEEP}{one_shard(values)}.{steps}.map(later).map(lambda x: len(x)).run()"
+        )
+        env.wait_status(identifier, "done")
+        results, errors = env.wait(identifier)
+        assert (len(results), errors) == (1000, [])
+
+
+@pytest.mark.cluster
 @pytest.mark.parametrize(
     "steps", ["map({}).count()", "count().map({})", "repartition(lambda x: x).map({})"]
 )

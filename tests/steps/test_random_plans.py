@@ -5,6 +5,7 @@ GEARTRAIN_PLANS is a measure of their number, by default 100.
 
 import collections
 import os
+import random
 
 import hypothesis
 import hypothesis.strategies as st
@@ -95,19 +96,82 @@ def calls(plan):
     return f"{steps}.map(lambda x: 'r' + repr(x)).run()"
 
 
-def check(env, values, plan, results, errors):
+SOME = """
+import asyncio, random
+chance = random.Random({})
+async def after(rounds, f, *args):
+    for _ in range(rounds):
+        await asyncio.sleep(0)
+    return f(*args)
+def some(f):
+    'The same function, which answers at once, by a coroutine, or by a future.'
+    def call(*args):
+        how, rounds = chance.randrange(4), chance.randrange(4)
+        if how == 0:
+            return f(*args)
+        if how > 1:
+            return after(rounds, f, *args)
+        future = gearsFuture()
+        runCoroutine(after(rounds, f, *args), future)
+        return future
+    return call
+"""
+MAY_BE_LATER = {
+    "map": [0],
+    "filter": [0],
+    "foreach": [0],
+    "flatmap": [0],
+    "accumulate": [0],
+    "groupby": [1],
+    "localgroupby": [1],
+    "aggregate": [1, 2],
+    "aggregateby": [2, 3],
+}
+"""The callbacks of a step that may answer later."""
+
+seeds = st.integers(0, 1 << 20)
+
+
+def some_later(plan, seed):
+    """The same plan, of which some callbacks answer later, now and then."""
+    chance = random.Random(seed)
+
+    def may_be_later(name, at):
+        return at in MAY_BE_LATER.get(name, ()) and chance.random() < 0.7
+
+    return [
+        (name, [f"some({a})" if may_be_later(name, at) else a for at, a in enumerate(arguments)])
+        for name, arguments in plan
+    ]
+
+
+def check_read(env, values, plan, results, errors):
+    """An error may become known later, so that the reader goes on for a while."""
+    if env.shard_count > 1:
+        return check(env, values, plan, results, errors, named=False)
+    for end in range(len(values) + 1):
+        expected_results, names = expected(values[:end], plan, stops=False)
+        _, most = expected(values[:end], plan, stops=False, reads_on=True)
+        if results == expected_results and len(names) <= len(errors) <= len(most):
+            return None
+    raise AssertionError(f"{results} {errors} after no part of the records")
+
+
+def check(env, values, plan, results, errors, named=True):
     """A limit behind a repartition does not stop the shards that the records come from."""
     cluster = env.shard_count > 1
     expected_results, names = expected(values, plan, stops=not cluster)
     assert results == expected_results
     reads_on = cluster and any(name == "repartition" for name, _ in plan)
-    check_errors(errors, names, expected(values, plan, not cluster, reads_on)[1])
+    check_errors(errors, names, expected(values, plan, not cluster, reads_on)[1], named)
 
 
-def check_errors(errors, names, most=None):
-    """As many as there are names of them, or up to `most`."""
+def check_errors(errors, names, most=None, named=True):
+    """As many as there are names of them, or up to `most`. Those of coroutines do not say them."""
     most = names if most is None else most
     assert len(names) <= len(errors) <= len(most)
+    if not named:
+        return
     for name, count in collections.Counter(most).items():
         assert names.count(name) <= sum(f"{name}:" in error for error in errors) <= count
 
@@ -163,6 +227,27 @@ def test_random_plan_over_many_records(env, plan, size, start):
     check(env, values, plan, results, errors)
 
 
+@hypothesis.settings(max_examples=2 * PLANS)
+@hypothesis.given(values=inputs, plan=plans, seed=seeds)
+def test_random_plan_that_answers_later(env, values, plan, seed):
+    script = SOME.format(seed) + one_shard(values) + calls(some_later(plan, seed))
+    check_read(env, values, plan, *env.run(script))
+
+
+@hypothesis.settings(max_examples=max(10, PLANS // 2))
+@hypothesis.given(
+    plan=plans,
+    size=st.sampled_from([999, 1000, 1001, 2500]),
+    start=st.integers(-2500, 3),
+    seed=seeds,
+)
+def test_random_plan_that_answers_later_over_many_records(env, plan, size, start, seed):
+    values = range(start, start + size)
+    hypothesis.assume(expected(values, plan, stops=False, reads_on=True)[1] == [])
+    script = SOME.format(seed) + one_shard(values) + calls(some_later(plan, seed))
+    check(env, values, plan, *env.run(script))
+
+
 ADD, MAX, ALL = "r + (a or 0)", "r if a is None else max(a, r)", "1 + (a or 0)"
 INTO = ["lambda x: x + 1", "lambda x: x % 3", "lambda x: x * 2", "lambda x: -x", "lambda x: 0"]
 MORE = ["lambda x: [x, x + 1]", "lambda x: [x] * int(x % 4)", "lambda x: []", "lambda x: x"]
@@ -216,7 +301,7 @@ cases = st.booleans().flatmap(
 )
 
 
-def check_spread(env, values, plan, failing=False):
+def check_spread(env, values, plan, failing=False, seed=None):
     """Every shard has records of its own; if steps may fail, all but the one that is asked."""
     values = values[: env.shard_count]
     if env.shard_count == 1:
@@ -226,9 +311,17 @@ def check_spread(env, values, plan, failing=False):
         expected_results, expected_errors = Shards(values, env.cluster.slots).run(plan)
     of_shards = dict(zip(env.each(lambda shard: shard.tag), values, strict=True))
     reader = f"GB('PythonReader', lambda: (x for x in {of_shards}[hashtag()]))"
+    if seed is not None:
+        reader, plan = SOME.format(seed) + reader, some_later(plan, seed)
     results, errors = env.run(reader + calls(plan))
     assert sorted(results) == sorted(expected_results)
-    check_errors(errors, expected_errors)
+    check_errors(errors, expected_errors, named=seed is None)
+
+
+def check_spread_later(env, values, plan, failing, seed):
+    if failing and env.shard_count == 1:
+        hypothesis.assume(expected(values[0], plan, stops=False, reads_on=True)[1] == [])
+    check_spread(env, values, plan, failing, seed)
 
 
 @hypothesis.settings(max_examples=4 * PLANS)
@@ -246,3 +339,21 @@ def test_random_plan_over_spread_records(env, case):
 )
 def test_random_plan_over_many_spread_records(env, plan, sizes, start):
     check_spread(env, [list(range(start, start + size)) for size in sizes], plan)
+
+
+@hypothesis.settings(max_examples=2 * PLANS)
+@hypothesis.given(case=cases, seed=seeds)
+def test_random_plan_that_answers_later_over_spread_records(env, case, seed):
+    failing, values, plan = case
+    check_spread_later(env, values, plan, failing, seed)
+
+
+@hypothesis.settings(max_examples=max(10, PLANS // 2))
+@hypothesis.given(
+    plan=spread_plans(False).filter(lambda plan: sum(name == "flatmap" for name, _ in plan) <= 2),
+    sizes=st.lists(st.sampled_from([0, 1, 999, 1000, 1001, 2500]), min_size=3, max_size=3),
+    start=st.integers(-2500, 3),
+    seed=seeds,
+)
+def test_random_plan_that_answers_later_over_many_spread_records(env, plan, sizes, start, seed):
+    check_spread_later(env, [list(range(start, start + size)) for size in sizes], plan, False, seed)
