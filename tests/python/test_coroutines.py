@@ -648,3 +648,72 @@ def test_override_a_reply_when_the_command_is_over(env):
     assert env.call("GET", "k") is None
     env.client.set("go", 1)
     wait_until(lambda: env.client.get("said"))
+
+
+@pytest.mark.parametrize("unregister", [True, False])
+def test_a_coroutine_outlives_its_session(env, unregister):
+    """It has the names of its script until it ends."""
+    env.register(
+        f"""{ASLEEP}
+name = 'global'
+async def work():
+    await wait_for()
+    results, errors = await GB('ShardsIDReader').map(lambda x: name).run()
+    execute('set', 'out{{%s}}' % hashtag(), str([name, *results]))
+runCoroutine(work())
+if {unregister}:
+    {TRIGGER}.register(trigger='t', mode='sync')
+"""
+    )
+    shard = env.shards[0]
+    wait_until(env.held)
+    if unregister:
+        env.unregister(env.identifier())
+    env.execute("import gc; gc.collect()")
+    env.go()
+    out = wait_until(lambda: shard.client.get(shard.key("out")))
+    assert out == str(["global"] * (env.shard_count + 1))
+
+
+def test_a_coroutine_registers(env):
+    env.register(
+        f"""{ASLEEP}
+async def work(r):
+    await later(1)
+    return {TRIGGER}.map(lambda r: 'inner').register(trigger='inner', mode='sync')
+{TRIGGER}.map(work).register(trigger='t', mode='async_local')
+"""
+    )
+    (identifier,) = env.trigger("t")
+    assert env.trigger("inner") == ["inner"]
+    assert env.registration(identifier)["reader"] == "CommandReader"
+
+
+def test_a_coroutine_that_was_awaited_already(env):
+    results, errors = env.run(
+        f"""{ASLEEP}
+made = []
+def work(x):
+    if not made:
+        made.append(later(x))
+    return made[0]
+{one_shard([1, 2])}.map(work).run()
+"""
+    )
+    (error,) = errors
+    assert results == ["1"]
+    assert "await" in error
+
+
+@pytest.mark.single("a time event is of its server")
+def test_a_coroutine_starts_a_time_event(new_env):
+    env = new_env()
+    env.execute(
+        f"""{ASLEEP}
+async def work():
+    await later(1)
+    registerTE(1, lambda: execute('incr', 'n'))
+runCoroutine(work())
+"""
+    )
+    wait_until(lambda: env.client.get("n") == "2")

@@ -305,6 +305,28 @@ def test_reg_30_override_replies_of_a_prefix(env, mode):
     assert env.call("GET", "in:x") == env.shard_count
 
 
+def test_ses_14_an_upgrade_while_a_plan_of_the_old_session_waits(env):
+    """What dead sessions there are is not told yet: RG.PYDUMPSESSIONS is not there."""
+    script = f"""{ASLEEP}
+name = 'NAME'
+async def wait(r):
+    await wait_for()
+    execute('set', 'ended{{%s}}' % hashtag(), name)
+{TRIGGER}.map(lambda r: name).register(trigger='t', mode='sync')
+GB('ShardsIDReader').foreach(wait).run()
+"""
+    env.execute(script.replace("NAME", "old"), "ID", "test1", "UNBLOCKING")
+    wait_until(env.all_held)
+    env.execute(f"{TRIGGER}.register(trigger='t', mode='sync')", "ID", "test1", "UPGRADE")
+    assert env.trigger("t") == ["['t']"]
+    env.each(lambda shard: shard.execute("import gc; gc.collect()"))
+    env.go()
+    wait_until(
+        lambda: env.each(lambda s: s.client.get(s.key("ended"))) == ["old"] * env.shard_count
+    )
+    assert len(env.registrations()) == 1
+
+
 def test_err_53_call_next_without_a_hook(env):
     (error,) = env.errors(
         f"""
