@@ -342,6 +342,24 @@ def test_many_large_values_behind_a_promise(env, steps):
 
 
 @pytest.mark.cluster
+@pytest.mark.parametrize("size", [10, 100, 250, 1000])
+@pytest.mark.parametrize("before", ["", ".map(later)"])
+def test_all_shards_have_no_room_at_once(env, before, size):
+    """What waits behind a cut goes on though nothing more can cross that cut now."""
+    identifier = env.start(
+        f"""{ASLEEP}
+async def slow(r):
+    await asyncio.sleep(0.05)
+    return len(r[1])
+GB('ShardsIDReader').flatmap(lambda x: [(i, 'x' * {size}) for i in range(8000)]){before} \\
+    .repartition(lambda r: r[0]).map(slow).count().run()
+"""
+    )
+    env.wait_status(identifier, "done")
+    assert env.wait(identifier) == ([str(8000 * env.shard_count)], [])
+
+
+@pytest.mark.cluster
 @pytest.mark.parametrize(
     "steps", ["map({}).count()", "count().map({})", "repartition(lambda x: x).map({})"]
 )
