@@ -39,7 +39,7 @@ class _Loop(asyncio.SelectorEventLoop):
         return GearsFuture(loop=self)
 
     def _shared(self):
-        raise RuntimeError("the event loop is shared by all scripts: it can not be stopped or closed")
+        raise RuntimeError("the event loop is that of all scripts: it can not be stopped")
 
     stop = close = _shared
 
@@ -189,7 +189,7 @@ def runCoroutine(cr, f=None, delay=0, s=None):
 
 
 class _Resolver:
-    """Gives a future the outcome of an execution. It keeps the future, and so who awaits it, alive."""
+    """Gives a future the outcome of an execution. It keeps alive who awaits the future."""
 
     def __init__(self, future):
         self.future = future

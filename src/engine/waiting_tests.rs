@@ -186,7 +186,7 @@ fn a_long_list_is_not_overtaken() {
     // And one that an accumulator flushes.
     let gather = f(|x| {
         Ok(match x {
-            [Value::List(list), x] => Value::List([&list[..], &[x.clone()]].concat()),
+            [Value::List(list), x] => Value::List([&list[..], std::slice::from_ref(x)].concat()),
             _ => Value::List(vec![x[0].clone()]),
         })
     });
