@@ -14,6 +14,7 @@ mod options;
 mod packing;
 mod promise;
 mod register;
+mod requirements;
 mod session;
 mod shipping;
 mod text;
@@ -25,7 +26,11 @@ pub(crate) use interpreter::{
 };
 pub(crate) use language::Cpython;
 pub(crate) use link::Allocator;
-pub(crate) use session::Session;
+pub(crate) use requirements::{
+    Alias, Ends, Failure, NotHere, Payload, Remains, Requirement, Sources, Uses, remove_wheels,
+    shown,
+};
+pub(crate) use session::{Needs, Session};
 pub(crate) use shipping::{
     language, receive_function, receive_registration, receive_run, receive_session,
 };

@@ -278,7 +278,11 @@ struct Here;
 static RECEIVED: Mutex<Option<HashMap<String, Weak<Session>>>> = Mutex::new(None);
 
 /// The session of a run: the one with registrations here, that of another run, or a new one.
-fn session_of(linked: Option<Arc<Session>>, wire: &SessionWire) -> Result<Arc<Session>, String> {
+fn session_of(
+    linked: Option<Arc<Session>>,
+    wire: &SessionWire,
+    from: ShardId,
+) -> Result<Arc<Session>, String> {
     if let Some(linked) = linked {
         return Ok(linked);
     }
@@ -292,7 +296,8 @@ fn session_of(linked: Option<Arc<Session>>, wire: &SessionWire) -> Result<Arc<Se
     if let Some(session) = known(wire) {
         return Ok(session);
     }
-    let session = python::receive_session(wire)?;
+    let module = MODULE.get().ok_or("the module is not loaded")?;
+    let session = python::receive_session(wire, module.requirements.needs(wire, from)?)?;
     let mut received = RECEIVED.lock().unwrap_or_else(PoisonError::into_inner);
     let received = received.get_or_insert_default();
     received.insert(wire.instance.clone(), Arc::downgrade(&session));
@@ -325,12 +330,12 @@ fn work(registrations: &Registrations, run: &[u8]) -> Result<Work, String> {
     }
 }
 
-fn launch(work: Work) -> Result<Launch<Cpython>, String> {
+fn launch(work: Work, from: ShardId) -> Result<Launch<Cpython>, String> {
     match work {
         Work::Registration(launch) => Ok(launch),
         Work::Plan(run, linked) => match &run.what {
             WhatWire::Plan { plan, session } => {
-                let made = session_of(linked, session)?;
+                let made = session_of(linked, session, from)?;
                 python::receive_run(plan, &run.source, &made, &session.language)
             }
             WhatWire::Registration(_) => Err("no plan was sent".into()),
@@ -339,7 +344,7 @@ fn launch(work: Work) -> Result<Launch<Cpython>, String> {
 }
 
 fn begin(registry: &Registry<Cpython>, id: Id, team: Team, work: Result<Work, String>, keep: bool) {
-    match work.and_then(launch) {
+    match work.and_then(|work| launch(work, id.shard)) {
         Ok(launch) => {
             let execution = registry.create_part(id, team, launch);
             registry.start(&execution, keep);

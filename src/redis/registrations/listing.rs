@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::{Fires, Function, Linked, Registrations};
+use crate::python::Requirement;
 
 impl Registrations {
     /// All registrations with what a listing shows, in the order in which they were registered. The
@@ -55,14 +56,30 @@ fn session_text(linked: &Linked, runs: usize) -> String {
         .iter()
         .map(|id| format!("'{id}'"))
         .collect();
+    let needs = session.requirements().iter();
+    let requirements: Vec<_> = needs.map(|one| requirement_text(one)).collect();
     format!(
         "{{'sessionId':{id}, 'sessionName':{id}, 'sessionDescription':{}, 'refCount': {}, \
-         'linkedTo': 'primary', 'dead': False, 'isInstallationNeeded':0, \
-         'registrationsList':[{}], 'depsList':[]}}",
+         'linkedTo': 'primary', 'dead': False, 'isInstallationNeeded':{}, \
+         'registrationsList':[{}], 'depsList':[{}]}}",
         python_text(session.description().unwrap_or("null")),
         linked.registrations.len() + runs,
+        u8::from(session.needed_installation()),
         ids.join(","),
+        requirements.join(","),
         id = python_text(session.id()),
+    )
+}
+
+/// A requirement as a Python literal.
+fn requirement_text(requirement: &Requirement) -> String {
+    let wheels = requirement.wheels().unwrap_or_default();
+    let wheels: Vec<_> = wheels.iter().map(|wheel| python_text(wheel)).collect();
+    format!(
+        "{{'name':{}, 'basePath':{}, 'wheels':[{}]}}",
+        python_text(requirement.name()),
+        python_text(&requirement.folder().to_string_lossy()),
+        wheels.join(","),
     )
 }
 

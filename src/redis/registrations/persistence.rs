@@ -13,7 +13,8 @@ use crate::engine::wire::{BundleWire, RegistrationWire, SessionWire, Version, se
 use crate::engine::{Id, LogLevel};
 use crate::python::{self, Session};
 use crate::redis::MODULE;
-use crate::redis::raw::{self, Args, Aux, Ctx, Loaded, TimerKeys, Writer};
+use crate::redis::raw::{self, Args, Aux, Before, Ctx, Loaded, TimerKeys, Writer};
+use crate::redis::requirements;
 
 /// More than this in a file is damage.
 const MOST: u64 = 1 << 32;
@@ -23,6 +24,11 @@ pub(in crate::redis) const AUX: Aux = Aux {
     save,
     load,
     is_empty,
+    before: Before {
+        save: requirements::save,
+        load: requirements::load,
+        is_empty: requirements::is_empty,
+    },
 };
 
 /// The keys of time events.
@@ -119,8 +125,13 @@ impl Registrations {
     pub(super) fn session_of(&self, wire: &SessionWire) -> Result<Arc<Session>, String> {
         match self.linked_session(&wire.id, Some(wire)) {
             Some(linked) => Ok(linked),
-            None => python::receive_session(wire),
+            None => self.new_session(wire),
         }
+    }
+
+    fn new_session(&self, wire: &SessionWire) -> Result<Arc<Session>, String> {
+        let needs = self.requirements.obtain(wire, self.is_loading())?;
+        python::receive_session(wire, needs)
     }
 
     /// Applies what was loaded or replicated: sessions and registrations that are here already stay
@@ -133,7 +144,7 @@ impl Registrations {
             let session = if stays {
                 self.session_of(wire)?
             } else {
-                python::receive_session(wire)?
+                self.new_session(wire)?
             };
             sessions.push((wire, session));
         }
@@ -155,6 +166,7 @@ impl Registrations {
             .iter()
             .map(|wire| known(wire).map(|known| (wire, known)))
             .collect::<Result<Vec<_>, _>>()?;
+        let replaced = self.unlinked(&bundle);
         let parsed = bundle.remove.iter().map(|id| Id::parse(id.as_bytes()));
         self.remove_all(&parsed.flatten().collect::<Vec<_>>(), true);
         for (wire, (id, of, session)) in add {
@@ -170,6 +182,7 @@ impl Registrations {
             }
             self.join(function, wire.clone(), &session, of);
         }
+        self.release(replaced);
         self.activate();
         if let Some(version) = bundle.version {
             self.adopt_version(version);
@@ -252,6 +265,7 @@ impl Registrations {
 
     /// Sends all registrations to replicas and AOF. The server lock is held.
     fn send_all(&self) {
+        self.requirements.send_all();
         let bundle = self.all();
         self.server
             .replicate(c"RG.INNERREGISTER", &[&seal(&bundle)]);

@@ -184,6 +184,7 @@ impl Registrations {
 
     /// Makes a change that was verified, on this shard. The server lock is held.
     pub(super) fn make(&'static self, change: Change<Cpython>, bundle: &BundleWire) {
+        let replaced = self.unlinked(bundle);
         if let Some(replaced) = &change.replaces {
             let ids = self.registrations_of(replaced);
             self.remove_all(&ids, true);
@@ -195,6 +196,7 @@ impl Registrations {
                 self.join(function, wire.clone(), &change.session, session);
             }
         }
+        self.release(replaced);
         self.activate();
         if let Some(version) = &bundle.version {
             self.adopt_version(version.clone());
@@ -235,6 +237,7 @@ impl Registrations {
             self.fires(&function, &wire.trigger)
         };
         self.learn_commands(&wire.trigger);
+        self.requirements.enter(session.requirements());
         if self.is_loading() {
             self.state().after_load.push(function.clone());
         } else {

@@ -1,0 +1,60 @@
+"""Folders of requirements: which of them modules are imported from."""
+
+import importlib
+import importlib.machinery
+import site
+import sys
+import sysconfig
+
+STANDARD = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")]
+
+
+def place():
+    """Where a folder comes into sys.path: behind the standard library, before all packages."""
+    standard = {*STANDARD, *(f"{path}/lib-dynload" for path in STANDARD)}
+    return max((at for at, path in enumerate(sys.path) if path in standard), default=-1) + 1
+
+
+def inside(module, folder):
+    """Whether a module was loaded from a folder."""
+    path = getattr(module, "__file__", None)
+    return isinstance(path, str) and path.startswith(folder + "/")
+
+
+def comes_from(name, folder):
+    """Whether a module of this name would be imported from a folder."""
+    if name in sys.builtin_module_names or name in sys.stdlib_module_names:
+        return False
+    if "." in name:
+        # A part of a package that lies in many folders: theirs is a matter of sys.path alone.
+        return True
+    spec = importlib.machinery.PathFinder.find_spec(name)
+    return spec is not None and str(spec.origin).startswith(folder + "/")
+
+
+def use(folder, names):
+    """Packages are looked for in this folder first. Modules that came from elsewhere and are in it
+    as well are loaded anew; whoever has the old ones keeps them."""
+    new = folder not in sys.path
+    if not new:
+        sys.path.remove(folder)
+    sys.path.insert(place(), folder)
+    importlib.invalidate_caches()
+    if new:
+        # For its .pth files; it stays where it is in the path.
+        site.addsitedir(folder, {folder})
+    tops = [name for name in names if comes_from(name, folder)]
+    for name, module in list(sys.modules.items()):
+        below = any(name == top or name.startswith(top + ".") for top in tops)
+        if below and not inside(module, folder):
+            sys.modules.pop(name, None)
+
+
+def forget(folder):
+    """Nothing is imported from this folder any more."""
+    if folder in sys.path:
+        sys.path.remove(folder)
+    importlib.invalidate_caches()
+    for name, module in list(sys.modules.items()):
+        if inside(module, folder):
+            sys.modules.pop(name, None)
