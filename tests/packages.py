@@ -56,7 +56,7 @@ GB('ShardsIDReader').map(lambda x: __import__('{name}').VERSION{more}).run()
 
 
 def registers(name, trigger="version"):
-    """A script that registers a function which answers the version of a package that it imported."""
+    """A script that registers a function which answers the version of a package it imported."""
     return f"""
 import {name}
 GB('CommandReader').map(lambda x: {name}.VERSION).register(trigger='{trigger}', mode='sync')

@@ -5,7 +5,10 @@ import importlib.machinery
 import site
 import sys
 import sysconfig
+import types
 
+OWN_CLOUDPICKLE = "_geartrain_cloudpickle"
+FOLDERS = set()
 STANDARD = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")]
 
 
@@ -35,6 +38,7 @@ def comes_from(name, folder):
 def use(folder, names):
     """Packages are looked for in this folder first. Modules that came from elsewhere and are in it
     as well are loaded anew; whoever has the old ones keeps them."""
+    FOLDERS.add(folder)
     new = folder not in sys.path
     if not new:
         sys.path.remove(folder)
@@ -52,9 +56,29 @@ def use(folder, names):
 
 def forget(folder):
     """Nothing is imported from this folder any more."""
+    FOLDERS.discard(folder)
     if folder in sys.path:
         sys.path.remove(folder)
     importlib.invalidate_caches()
     for name, module in list(sys.modules.items()):
         if inside(module, folder):
             sys.modules.pop(name, None)
+
+
+def load_own_cloudpickle():
+    """The cloudpickle of the system under a name of our own. What functions travel by names its
+    parts: were it the one that requirements bring, or replace, what one server writes another could
+    not read, nor this one after its next start."""
+    system = [path for path in sys.path if path not in FOLDERS]
+    find = importlib.machinery.PathFinder.find_spec
+    spec = find("cloudpickle", system) or find("cloudpickle")
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError("No module named 'cloudpickle'", name="cloudpickle")
+    package = types.ModuleType(OWN_CLOUDPICKLE)
+    package.__path__ = list(spec.submodule_search_locations)
+    sys.modules[OWN_CLOUDPICKLE] = package
+    parts = importlib.import_module(OWN_CLOUDPICKLE + ".cloudpickle")
+    if not hasattr(parts, "CloudPickler"):
+        # Before version 3.
+        parts = importlib.import_module(OWN_CLOUDPICKLE + ".cloudpickle_fast")
+    package.CloudPickler = parts.CloudPickler

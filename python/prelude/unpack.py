@@ -35,7 +35,7 @@ def number(tag, kind):
 def fits_python(python, abi):
     cpython, any_python = number(python, "cp"), number(python, "py")
     if abi == "none":
-        return any_python is not None and any_python <= PYTHON or cpython == PYTHON
+        return (any_python is not None and any_python <= PYTHON) or cpython == PYTHON
     if abi == "abi3":
         return cpython is not None and cpython[0] == PYTHON[0] and cpython <= PYTHON
     free = "t" if sysconfig.get_config_var("Py_GIL_DISABLED") else ""

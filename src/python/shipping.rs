@@ -10,7 +10,7 @@ use super::error::{error_text, gears_error, lossy};
 use super::function::Function;
 use super::interpreter::prototype;
 use super::language::{Cpython, Generator};
-use super::requirements::shown;
+use super::requirements::{load_own_cloudpickle, shown};
 use super::session::{Needs, Session};
 use crate::engine::wire::{
     PlanWire, RegistrationWire, RunWire, SessionWire, Shipped, SourceWire, WhatWire,
@@ -28,7 +28,7 @@ fn module(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
     if let Some(module) = MODULE.get() {
         return Ok(module.bind(py));
     }
-    py.import("cloudpickle").map_err(|error| {
+    load_own_cloudpickle(py).map_err(|error| {
         gears_error(format!(
             "registering functions, and running them on several shards, needs the Python package \
              cloudpickle, which can not be imported: {}. Install it for the Python of the server, as by: apt-get install \

@@ -23,6 +23,7 @@ use crate::engine::{LogLevel, random_id};
 
 use install::NotUnpacked;
 pub(crate) use name::Alias;
+pub(super) use paths::load_own_cloudpickle;
 pub(crate) use payload::{Payload, is_file_name};
 
 /// Lines of the log are no longer than that.
@@ -264,6 +265,8 @@ impl Requirement {
             self.tell(&format!("{}: {error}", self.folder.display()));
             Failure::Folder
         })?;
+        // Those that came and do not fit.
+        remove_wheels(&self.folder);
         let mut tell = |line: &str| self.tell(line);
         let wheels = sources.wheels.as_deref();
         for part in name::parts(&self.name, &sources.aliases) {

@@ -45,3 +45,8 @@ pub(super) fn forget(folder: &Path) -> Result<(), String> {
         gone.map(drop).map_err(|error| error_text(py, &error))
     })
 }
+
+/// Loads the cloudpickle that functions travel by.
+pub(in crate::python) fn load_own_cloudpickle(py: Python<'_>) -> PyResult<()> {
+    module(py)?.call_method0("load_own_cloudpickle").map(drop)
+}
