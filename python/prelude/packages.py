@@ -41,6 +41,8 @@ def use(folder, names):
     FOLDERS.add(folder)
     new = folder not in sys.path
     if not new:
+        if sys.path.index(folder) == place():
+            return
         sys.path.remove(folder)
     sys.path.insert(place(), folder)
     importlib.invalidate_caches()

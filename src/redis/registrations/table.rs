@@ -445,6 +445,7 @@ impl Registrar<Cpython> for &'static Registrations {
     }
 
     fn apply(&self, change: Change<Cpython>) -> Result<(), String> {
+        self.requirements.publish(change.session.requirements());
         self.lock.with(|server| {
             self.refuse_writes()?;
             self.verify_all(&change)?;

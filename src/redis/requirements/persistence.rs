@@ -19,7 +19,7 @@ use crate::python::{Needs, Requirement, Uses, shown};
 use crate::redis::raw::{self, Args, Ctx, Loaded, Writer};
 
 /// Nothing is written, sent or read in larger pieces.
-const PIECE: usize = 1 << 20;
+const PIECE: usize = 256 << 10;
 
 /// More of them in a file are damage.
 const MOST: u64 = 1 << 20;

@@ -14,7 +14,7 @@ use crate::redis::questions::Question;
 use crate::redis::{MODULE, Module};
 
 /// A message has so much of a wheel.
-const PIECE: usize = 1 << 20;
+const PIECE: usize = 256 << 10;
 
 /// What one shard tells another of a requirement.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
