@@ -430,7 +430,8 @@ extern "C" fn info(ctx: *mut RedisModuleInfoCtx, for_crash_report: c_int) {
             info.number(c"CurrAllocated", current as u64);
         }
         if info.section(c"python_requirements") {
-            for (requirement, listed) in module.requirements.list() {
+            for requirement in module.requirements.list() {
+                let listed = module.requirements.is_listed(&requirement);
                 commands::requirement_info(&info, &requirement, listed);
             }
         }

@@ -257,3 +257,42 @@ def test_a_server_that_was_killed_leaves_nothing(new_env, package):
     env.crash()
     env.execute(f"import {name}", "REQUIREMENTS", path)
     wait_until(lambda: not found[0].exists())
+
+
+def test_installing_while_children_save(new_env, wheels):
+    """The server takes note of the end of any child: also of pip's."""
+    env, names = new_env(), [new_name() for _ in range(5)]
+    paths = [str(make_wheel(wheels, name, "1")) for name in names]
+    env.fill(1000)
+    with env.server.client() as saver:
+        pipe = saver.connection_pool.get_connection()
+        for name, path in zip(names, paths, strict=True):
+            pipe.send_command("BGSAVE", "SCHEDULE")
+            pipe.read_response()
+            assert env.results(versions(name), "REQUIREMENTS", path) == ["1"]
+            words = ["FORCE_REINSTALL_REQUIREMENTS", "REQUIREMENTS", path]
+            old = pathlib.Path(requirements(env)[path]["Path"])
+            pipe.send_command("BGSAVE", "SCHEDULE")
+            pipe.read_response()
+            assert env.results(versions(name), *words) == ["1"]
+            wait_until(lambda old=old: not old.exists())
+        saver.connection_pool.release(pipe)
+    wait_until(lambda: not env.client.info("persistence")["rdb_bgsave_in_progress"])
+    assert env.client.info("persistence")["rdb_last_bgsave_status"] == "ok"
+    assert all(is_ready(requirements(env)[path]) for path in paths)
+
+
+def test_a_server_that_stops_while_it_installs(new_env, tmp_path):
+    env = new_env()
+    source = tmp_path / "slow"
+    source.mkdir()
+    (source / "setup.py").write_text("import time\ntime.sleep(3)\nraise SystemExit(1)\n")
+    with env.server.client() as client:
+        pipe = client.connection_pool.get_connection()
+        pipe.send_command("RG.PYEXECUTE", "1", "REQUIREMENTS", str(source))
+        wait_until(lambda: str(source) in requirements(env))
+        env.restart()
+        pipe.disconnect()
+        client.connection_pool.release(pipe)
+    assert env.still_runs()
+    assert requirements(env) == {}

@@ -72,7 +72,8 @@ pub(in crate::redis) fn info(info: &Info, requirement: &Requirement, listed: boo
 pub(super) fn dump(module: &'static Module, ctx: Ctx<'_>, _args: &Args<'_>) {
     let all = module.requirements.list();
     ctx.array(all.len());
-    for (requirement, listed) in all {
+    for requirement in all {
+        let listed = module.requirements.is_listed(&requirement);
         describe(ctx, &requirement, listed, 0);
     }
 }

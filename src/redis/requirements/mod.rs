@@ -150,18 +150,24 @@ impl Requirements {
         listed.map(|listed| listed.requirement.clone())
     }
 
-    /// Those that are listed, and those that are being installed, with whether they are listed. The
-    /// server lock is held.
-    pub(super) fn list(&self) -> Vec<(Arc<Requirement>, bool)> {
+    /// Whether this very requirement is listed. The server lock is held.
+    pub(super) fn is_listed(&self, requirement: &Requirement) -> bool {
+        let state = self.state();
+        let listed = state.listed.get(requirement.name());
+        listed.is_some_and(|listed| listed.requirement.build() == requirement.build())
+    }
+
+    /// Those that are listed, and those that are being installed. The server lock is held.
+    pub(super) fn list(&self) -> Vec<Arc<Requirement>> {
         let state = self.state();
         let listed = state.listed.values();
-        let mut list: Vec<_> = listed.map(|l| (l.requirement.clone(), true)).collect();
+        let mut list: Vec<_> = listed.map(|l| l.requirement.clone()).collect();
         let live: Vec<_> = state.live.values().filter_map(Weak::upgrade).collect();
         drop(state);
         for requirement in live {
-            let known = list.iter().any(|(one, _)| Arc::ptr_eq(one, &requirement));
+            let known = list.iter().any(|one| Arc::ptr_eq(one, &requirement));
             if !known && !requirement.is_installed() && !requirement.is_failed() {
-                list.push((requirement, false));
+                list.push(requirement);
             }
         }
         list
@@ -281,8 +287,7 @@ impl Requirements {
     pub(super) fn loaded(&self) {
         let gone = std::mem::take(&mut self.state().before_load);
         drop(gone);
-        let all: Vec<_> = self.list().into_iter().map(|(one, _)| one).collect();
-        self.wait_unpacked(&all);
+        self.wait_unpacked(&self.list());
     }
 
     /// The server has a child, or it has gone. The server lock is held.
