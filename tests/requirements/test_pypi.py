@@ -1,6 +1,7 @@
 """Requirements from PyPI, as people have them."""
 
 import pathlib
+import shutil
 
 import pytest
 from packages import is_ready, listed, requirements
@@ -69,6 +70,7 @@ def test_what_is_built_from_source(env, tmp_path):
     name = str(source)
     script = "GB('ShardsIDReader').map(lambda x: __import__('gtbuilt').__name__).run()"
     assert env.results(script, "REQUIREMENTS", name) == ["gtbuilt"] * env.shard_count
+    shutil.rmtree(source / "build")
     (source / "gtbuilt.c").write_text("this is no C\n")
     words = ["FORCE_REINSTALL_REQUIREMENTS", "REQUIREMENTS", name]
     assert env.refused(script, *words) == NOT_BUILT
