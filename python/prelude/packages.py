@@ -35,14 +35,21 @@ def comes_from(name, folder):
     return spec is not None and str(spec.origin).startswith(folder + "/")
 
 
+def prefer(wanted):
+    """Packages are looked for in these folders, the last one first."""
+    at = place()
+    order = [folder for folder, _ in reversed(wanted)]
+    if sys.path[at : at + len(order)] != order:
+        for folder, names in wanted:
+            use(folder, names)
+
+
 def use(folder, names):
     """Packages are looked for in this folder first. Modules that came from elsewhere and are in it
     as well are loaded anew; whoever has the old ones keeps them."""
     FOLDERS.add(folder)
     new = folder not in sys.path
     if not new:
-        if sys.path.index(folder) == place():
-            return
         sys.path.remove(folder)
     sys.path.insert(place(), folder)
     importlib.invalidate_caches()

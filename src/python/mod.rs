@@ -27,8 +27,8 @@ pub(crate) use interpreter::{
 pub(crate) use language::Cpython;
 pub(crate) use link::Allocator;
 pub(crate) use requirements::{
-    Alias, Ends, Failure, NotHere, Payload, Remains, Requirement, Sources, Uses, remove_wheels,
-    shown,
+    Alias, Ends, Failure, NotHere, Payload, Remains, Requirement, Sources, Uses, prefer,
+    remove_wheels, shown,
 };
 pub(crate) use session::{Needs, Session};
 pub(crate) use shipping::{

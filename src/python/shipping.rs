@@ -10,7 +10,7 @@ use super::error::{error_text, gears_error, lossy};
 use super::function::Function;
 use super::interpreter::prototype;
 use super::language::{Cpython, Generator};
-use super::requirements::{load_own_cloudpickle, shown};
+use super::requirements::{load_own_cloudpickle, prefer, shown};
 use super::session::{Needs, Session};
 use crate::engine::wire::{
     PlanWire, RegistrationWire, RunWire, SessionWire, Shipped, SourceWire, WhatWire,
@@ -249,6 +249,8 @@ pub(crate) fn receive_registration(
             let why = format!("its requirement {name} is not installed, the log has more");
             Err(why_broken(wire, session, &why))
         } else if shipped_in == here {
+            // What it imports comes from there, whatever others needed since.
+            prefer(session.requirements());
             receive_parts(py, wire, id, session).map_err(|error| {
                 let why = format!(
                     "Error occured when deserialized a python callback, error={}",

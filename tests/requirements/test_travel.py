@@ -296,3 +296,48 @@ def test_a_server_that_stops_while_it_installs(new_env, tmp_path):
         client.connection_pool.release(pipe)
     assert env.still_runs()
     assert requirements(env) == {}
+
+
+def test_two_versions_in_two_sessions_live(durable, wheels):
+    env, name = durable, new_name()
+    paths = [str(make_wheel(wheels, name, version)) for version in ("3", "4")]
+    for path, trigger in zip(paths, ("three", "four"), strict=True):
+        # Two functions in each, which come back one after the other.
+        script = registers(name, trigger) + registers(name, trigger + "again")
+        env.register(script, "ID", trigger, "REQUIREMENTS", path)
+        gone(path)
+    for _ in env.lives():
+        for trigger, want in (("three", "3"), ("four", "4")):
+            assert env.trigger(trigger) == env.trigger(trigger + "again") == [want]
+        # What is imported from now on is what was asked for last.
+        assert env.results(versions(name)) == ["4"]
+
+
+def test_what_is_used_and_not_listed_is_saved_too(new_env, package):
+    env, (name, path) = new_env(), package
+    env.register(registers(name, "first"), "ID", "first", "REQUIREMENTS", path)
+    words = ["FORCE_REINSTALL_REQUIREMENTS", "REQUIREMENTS", path]
+    env.register(registers(name, "second"), "ID", "second", *words)
+    gone(path)
+    listed_before = requirements(env)[path]["RefCount"]
+    assert listed_before == 2
+    env.save_and_restart()
+    assert env.trigger("first") == env.trigger("second") == ["1"]
+    assert list(requirements(env)) == [path]
+    assert requirements(env)[path]["RefCount"] == listed_before
+    assert "pip is asked" not in env.server.log()
+
+
+def test_what_was_listed_is_listed_again_when_an_upgrade_fails(new_cluster, package):
+    env, (name, path) = new_cluster(), package
+    env.register(registers(name), "ID", "test", "REQUIREMENTS", path)
+    before = [entry["Path"] for entry in listed(env, path)]
+    folder = env.shards[2].server.folder / "geartrain-requirements"
+    folder.rename(folder.with_name("moved"))
+    folder.write_text("in the way")
+    words = ["UPGRADE", "FORCE_REINSTALL_REQUIREMENTS", "REQUIREMENTS", path]
+    (error,) = env.call("RG.PYEXECUTE", registers(name), "ID", "test", *words)
+    assert "Failed deserializing session, Failed installing requirements on shard" in str(error)
+    assert [entry["Path"] for entry in listed(env, path)] == before
+    assert [entry["RefCount"] for entry in listed(env, path)] == [2, 2, 2]
+    assert env.each(lambda shard: shard.trigger("version")) == [["1"]] * 3

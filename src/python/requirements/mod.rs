@@ -334,7 +334,7 @@ impl Requirement {
         let names = fs::read_to_string(names).unwrap_or_default();
         let names: Vec<_> = names.lines().map(str::to_owned).collect();
         self.state().names = names;
-        self.use_first().map_err(|error| {
+        paths::prefer(&[self.place()]).map_err(|error| {
             self.tell(&error);
             NotHere::Failed
         })?;
@@ -347,10 +347,8 @@ impl Requirement {
         self.folder.join("site")
     }
 
-    /// Has modules looked for in its folder before those of all others.
-    pub(crate) fn use_first(&self) -> Result<(), String> {
-        let names = self.state().names.clone();
-        paths::use_first(&self.site(), &names)
+    fn place(&self) -> paths::Place {
+        (self.site(), self.state().names.clone())
     }
 }
 
@@ -390,6 +388,18 @@ impl Remains {
             }
             _ => {}
         }
+    }
+}
+
+/// Has modules looked for in these requirements before all others, in the last one first.
+pub(crate) fn prefer(requirements: &[Arc<Requirement>]) {
+    let installed = requirements.iter().filter(|one| one.is_installed());
+    let places: Vec<_> = installed.map(|one| one.place()).collect();
+    if places.is_empty() {
+        return;
+    }
+    if let Err(error) = paths::prefer(&places) {
+        world().environment.log(LogLevel::Warning, &error);
     }
 }
 

@@ -1,6 +1,6 @@
 //! Folders of requirements as places where modules are imported from.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use pyo3::prelude::*;
 use pyo3::types::PyModule;
@@ -26,12 +26,18 @@ fn module(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
     Ok(MODULE.get_or_init(|| module.unbind()).bind(py))
 }
 
-/// Has packages looked for in a folder first; `names` are those in it.
-pub(super) fn use_first(folder: &Path, names: &[String]) -> Result<(), String> {
+/// A folder, and the packages in it.
+pub(super) type Place = (PathBuf, Vec<String>);
+
+/// Has packages looked for in these folders before all others, in the last one first.
+pub(super) fn prefer(places: &[Place]) -> Result<(), String> {
     Python::attach(|py| {
         let used = module(py).and_then(|module| {
-            let names = names.iter().map(String::as_str).collect::<Vec<_>>();
-            module.call_method1("use", (folder.to_string_lossy(), names))
+            let places = places.iter();
+            let places: Vec<_> = places
+                .map(|(folder, names)| (folder.to_string_lossy(), names))
+                .collect();
+            module.call_method1("prefer", (places,))
         });
         used.map(drop).map_err(|error| error_text(py, &error))
     })

@@ -151,8 +151,8 @@ impl Start {
                 let text = Failure::Install.text().as_bytes();
                 return self.client.reply(|ctx| ctx.error(text));
             }
-            self.module.requirements.prefer(requirement);
         }
+        python::prefer(&requirements);
         self.script.needs = Needs {
             uses: Uses::new(requirements),
             installed,
@@ -169,7 +169,7 @@ fn share(module: &'static Module, execution: &Execution<Cpython>) -> Result<(), 
     match errors.into_iter().next() {
         None => Ok(()),
         Some(error) => {
-            module.requirements.withdraw(&listed);
+            module.requirements.withdraw(listed);
             Err(error)
         }
     }

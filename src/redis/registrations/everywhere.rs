@@ -95,7 +95,7 @@ impl Registrations {
         let listed = self.requirements.publish(session.requirements());
         let made = self.make_everywhere(change);
         if made.is_err() {
-            self.requirements.withdraw(&listed);
+            self.requirements.withdraw(listed);
         }
         made
     }
@@ -279,7 +279,11 @@ impl Registrations {
                 session_wire: (*session_wire).clone(),
             })
         };
-        bundle.add.iter().map(made).collect()
+        let mut all: Vec<_> = bundle.add.iter().map(|_| None).collect();
+        for at in Self::by_session(&bundle.add) {
+            all[at] = Some(made(&bundle.add[at])?);
+        }
+        Ok(all.into_iter().flatten().collect())
     }
 
     /// Whether registrations of another shard can be made here; if so they are kept until it says to

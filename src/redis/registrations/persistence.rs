@@ -166,16 +166,24 @@ impl Registrations {
             .iter()
             .map(|wire| known(wire).map(|known| (wire, known)))
             .collect::<Result<Vec<_>, _>>()?;
+        let limits = self.registry.limits();
+        let mut functions: Vec<_> = add.iter().map(|_| None).collect();
+        for at in Self::by_session(&bundle.add) {
+            let (wire, (id, of, session)) = &add[at];
+            if !self.state().order_of.contains_key(id) {
+                let (language, limits) = (&of.language, limits.clone());
+                let function = python::receive_registration(wire, *id, session, language, limits);
+                functions[at] = Some(function);
+            }
+        }
         let replaced = self.unlinked(&bundle);
         let parsed = bundle.remove.iter().map(|id| Id::parse(id.as_bytes()));
         self.remove_all(&parsed.flatten().collect::<Vec<_>>(), true);
-        for (wire, (id, of, session)) in add {
-            if self.state().order_of.contains_key(&id) {
+        for ((wire, (id, of, session)), function) in add.into_iter().zip(functions) {
+            let known = self.state().order_of.contains_key(&id);
+            let Some(function) = function.filter(|_| !known) else {
                 continue;
-            }
-            let limits = self.registry.limits().clone();
-            let language = &of.language;
-            let function = python::receive_registration(wire, id, &session, language, limits);
+            };
             if let Some(broken) = &function.broken {
                 function.statistics.fail(broken.clone());
                 self.log(LogLevel::Warning, broken);

@@ -67,6 +67,14 @@ impl Registrations {
         }
     }
 
+    /// In which order registrations are made of what was shipped: those of a session together, so that
+    /// what one session imports is not replaced by what another one needs in between.
+    pub(super) fn by_session(wires: &[RegistrationWire]) -> Vec<usize> {
+        let mut order: Vec<_> = (0..wires.len()).collect();
+        order.sort_by_key(|&at| wires.get(at).map(|wire| &wire.session));
+        order
+    }
+
     /// Those that can not run although what they need is there. The server lock is held.
     fn waiting(&self) -> Vec<Waiting> {
         let state = self.state();
@@ -84,6 +92,8 @@ impl Registrations {
                 session_wire: linked.wire.clone(),
             })
         });
-        waiting.collect()
+        let mut waiting: Vec<_> = waiting.collect();
+        waiting.sort_by(|one, other| one.wire.session.cmp(&other.wire.session));
+        waiting
     }
 }

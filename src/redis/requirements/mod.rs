@@ -19,7 +19,7 @@ use super::lock::Lock;
 use super::raw::Server;
 use crate::engine::LogLevel;
 use crate::engine::wire::RequirementWire;
-use crate::python::{Ends, Failure, Remains, Requirement, Sources, remove_wheels, shown};
+use crate::python::{Ends, Failure, Remains, Requirement, Sources, prefer, remove_wheels, shown};
 
 use base::Base;
 use installer::Installer;
@@ -45,7 +45,8 @@ struct State {
     live: HashMap<String, Weak<Requirement>>,
     /// What the master, or the AOF, sends just now, by build.
     receiving: HashMap<String, Receiving>,
-    /// Those before a data set that is loaded, which may have them as well.
+    /// Those before a data set that is loaded, which may have them as well, and those that it has for
+    /// sessions that come later.
     before_load: Vec<Arc<Requirement>>,
     /// Whose packages stay importable although nobody uses them: the oldest first.
     left: Vec<Remains>,
@@ -67,6 +68,13 @@ pub(super) struct Requirements {
 }
 
 static REQUIREMENTS: OnceLock<Requirements> = OnceLock::new();
+
+/// A requirement that is listed now and was not before.
+pub(super) struct Entered {
+    requirement: Arc<Requirement>,
+    /// What was listed under its name.
+    before: Option<Arc<Requirement>>,
+}
 
 /// What a script asks for.
 pub(super) enum Wanted {
@@ -150,6 +158,15 @@ impl Requirements {
         listed.map(|listed| listed.requirement.clone())
     }
 
+    /// Those that are listed, in the order in which they came. The server lock is held.
+    fn in_order(&self) -> Vec<Arc<Requirement>> {
+        let state = self.state();
+        let mut listed: Vec<_> = state.listed.values().collect();
+        listed.sort_unstable_by_key(|listed| listed.order);
+        let all = listed.into_iter();
+        all.map(|listed| listed.requirement.clone()).collect()
+    }
+
     /// Whether this very requirement is listed. The server lock is held.
     pub(super) fn is_listed(&self, requirement: &Requirement) -> bool {
         let state = self.state();
@@ -226,10 +243,9 @@ impl Requirements {
         Ok(())
     }
 
-    /// Lists requirements; those that it did not. The server lock is held.
-    pub(super) fn enter(&self, requirements: &[Arc<Requirement>]) -> Vec<Arc<Requirement>> {
+    /// Lists requirements; what changed. The server lock is held.
+    pub(super) fn enter(&self, requirements: &[Arc<Requirement>]) -> Vec<Entered> {
         let mut entered = Vec::new();
-        let mut gone = Vec::new();
         let mut state = self.state();
         for requirement in requirements {
             let before = state.listed.get(requirement.name());
@@ -242,11 +258,12 @@ impl Requirements {
                 requirement: requirement.clone(),
                 order,
             };
-            gone.extend(state.listed.insert(requirement.name().to_owned(), listed));
-            entered.push(requirement.clone());
+            let before = state.listed.insert(requirement.name().to_owned(), listed);
+            entered.push(Entered {
+                requirement: requirement.clone(),
+                before: before.map(|listed| listed.requirement),
+            });
         }
-        drop(state);
-        drop(gone);
         entered
     }
 
@@ -288,6 +305,9 @@ impl Requirements {
         let gone = std::mem::take(&mut self.state().before_load);
         drop(gone);
         self.wait_unpacked(&self.list());
+        // Registrations had theirs preferred.
+        let listed = self.in_order();
+        prefer(&listed);
     }
 
     /// The server has a child, or it has gone. The server lock is held.

@@ -4,15 +4,14 @@
 //! child writes them: it reads the wheels from the disk, a piece at a time. Replicas and AOF get each
 //! requirement once, in pieces, before what needs it.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::sync::Arc;
 use std::sync::TryLockError;
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use super::shards::Parcel;
-use super::{MODULE, REQUIREMENTS, Requirements, State};
+use super::{Entered, MODULE, REQUIREMENTS, Requirements, State};
 use crate::engine::LogLevel;
 use crate::engine::wire::{RequirementWire, SessionWire, seal, unseal};
 use crate::python::{Needs, Requirement, Uses, shown};
@@ -119,28 +118,39 @@ fn peek<R>(body: impl FnOnce(&State) -> R) -> Option<R> {
     }
 }
 
-/// Whether there is nothing to save.
-pub(in crate::redis) fn is_empty() -> bool {
-    peek(|state| state.listed.is_empty()) == Some(true)
+/// What is saved, in the order in which it came: what is listed, and what sessions use besides.
+fn saved(state: &State) -> Vec<(Arc<Requirement>, bool)> {
+    let mut listed: Vec<_> = state.listed.values().collect();
+    listed.sort_unstable_by_key(|listed| listed.order);
+    let listed = listed.into_iter().map(|one| one.requirement.clone());
+    let listed: Vec<_> = listed.collect();
+    let live = state.live.values().filter_map(Weak::upgrade);
+    let others = live.filter(|one| {
+        let known = listed.iter().any(|other| Arc::ptr_eq(one, other));
+        !known && one.users() > 0 && one.is_installed()
+    });
+    let mut all: Vec<_> = others.map(|one| (one, false)).collect();
+    all.extend(listed.into_iter().map(|one| (one, true)));
+    all
 }
 
-/// Writes all that are listed, in the order in which they came; `false` if some are missing.
+/// Whether there is nothing to save.
+pub(in crate::redis) fn is_empty() -> bool {
+    peek(|state| saved(state).is_empty()) == Some(true)
+}
+
+/// Writes them; `false` if some are missing.
 pub(in crate::redis) fn save(writer: &mut Writer) -> bool {
-    let listed = peek(|state| {
-        let mut listed: Vec<_> = state.listed.values().collect();
-        listed.sort_unstable_by_key(|listed| listed.order);
-        let all = listed.into_iter();
-        all.map(|one| one.requirement.clone()).collect::<Vec<_>>()
-    });
-    let Some(listed) = listed else {
+    let Some(saved) = peek(saved) else {
         writer.number(0);
         return false;
     };
-    let all = listed.len();
-    let parcels: Vec<_> = listed
-        .into_iter()
-        .filter_map(|requirement| Some((Parcel::of(&requirement).ok()?, requirement)))
-        .collect();
+    let all = saved.len();
+    let parcel = |(requirement, listed): (Arc<Requirement>, bool)| {
+        let parcel = Parcel::of(&requirement).ok()?;
+        Some((Parcel { listed, ..parcel }, requirement))
+    };
+    let parcels: Vec<_> = saved.into_iter().filter_map(parcel).collect();
     writer.number(parcels.len());
     let mut whole = parcels.len() == all;
     for (parcel, requirement) in &parcels {
@@ -192,7 +202,7 @@ impl Requirements {
     ) -> Result<Option<Arc<Requirement>>, String> {
         let mut receiving = match self.find(&parcel.wire.build) {
             Some(known) if known.is_installed() => {
-                self.enter(&[known]);
+                self.keep(known, parcel.listed);
                 None
             }
             _ => self.begin(parcel),
@@ -214,12 +224,21 @@ impl Requirements {
         Ok(requirement)
     }
 
-    /// Begins to receive a requirement, which is listed from now on.
+    /// Lists a requirement, or keeps it until the data is loaded.
+    fn keep(&self, requirement: Arc<Requirement>, listed: bool) {
+        if listed {
+            self.enter(&[requirement]);
+        } else {
+            self.state().before_load.push(requirement);
+        }
+    }
+
+    /// Begins to receive a requirement.
     fn begin(&self, parcel: Parcel) -> Option<Receiving> {
         let requirement = self.create(&parcel.wire).ok()?;
         // What came this way is where it comes from.
         requirement.mark_sent();
-        self.enter(std::slice::from_ref(&requirement));
+        self.keep(requirement.clone(), parcel.listed);
         let begun = Receiving::begin(requirement.clone(), parcel);
         begun.map_err(|error| requirement.fail(&error)).ok()
     }
@@ -281,7 +300,9 @@ impl Requirements {
         let name = shown(requirement.name());
         let text = format!("requirement {name} came without wheels: pip is asked for it");
         self.server.log(LogLevel::Notice, &text);
-        self.enter(std::slice::from_ref(&requirement));
+        if self.named(requirement.name()).is_none() {
+            self.enter(std::slice::from_ref(&requirement));
+        }
         let (Some(module), job) = (MODULE.get(), requirement.clone()) else {
             return Err("the module is not loaded".into());
         };
@@ -293,12 +314,8 @@ impl Requirements {
         Ok(requirement)
     }
 
-    /// Lists requirements, and has replicas and AOF get them. Those that were not listed before. On a
-    /// thread that may wait.
-    pub(in crate::redis) fn publish(
-        &self,
-        requirements: &[Arc<Requirement>],
-    ) -> Vec<Arc<Requirement>> {
+    /// Lists requirements, and has replicas and AOF get them; what changed. On a thread that may wait.
+    pub(in crate::redis) fn publish(&self, requirements: &[Arc<Requirement>]) -> Vec<Entered> {
         if requirements.is_empty() {
             return Vec::new();
         }
@@ -328,11 +345,17 @@ impl Requirements {
 
     /// What was listed for something that then did not happen is listed no more. On a thread that may
     /// wait.
-    pub(in crate::redis) fn withdraw(&self, entered: &[Arc<Requirement>]) {
-        for requirement in entered {
-            self.replicate(requirement, b"forget", b"");
+    pub(in crate::redis) fn withdraw(&self, entered: Vec<Entered>) {
+        for one in entered {
+            self.replicate(&one.requirement, b"forget", b"");
+            self.lock.with(|_| self.leave(&[one.requirement]));
+            let Some(before) = one.before else { continue };
+            if let Ok(parcel) = Parcel::of(&before) {
+                // They have it still, if anybody uses it.
+                self.replicate(&before, b"begin", &seal(&parcel));
+            }
+            self.lock.with(|_| self.enter(&[before]));
         }
-        self.lock.with(|_| drop(self.leave(entered)));
     }
 
     fn replicate(&self, requirement: &Requirement, what: &[u8], data: &[u8]) {
@@ -346,14 +369,7 @@ impl Requirements {
 
     /// Sends all that are listed into the part of the AOF that begins now. The server lock is held.
     pub(in crate::redis) fn send_all(&self) {
-        let listed: HashMap<_, _> = {
-            let state = self.state();
-            let listed = state.listed.values();
-            listed.map(|l| (l.order, l.requirement.clone())).collect()
-        };
-        let mut listed: Vec<_> = listed.into_iter().collect();
-        listed.sort_unstable_by_key(|(order, _)| *order);
-        for (_, requirement) in listed {
+        for requirement in self.in_order() {
             let Ok(parcel) = Parcel::of(&requirement) else {
                 continue;
             };

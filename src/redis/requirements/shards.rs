@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{REQUIREMENTS, Requirements};
 use crate::engine::wire::{RequirementWire, SessionWire};
 use crate::engine::{LogLevel, ShardId};
-use crate::python::{Failure, Needs, NotHere, Requirement, Uses, shown};
+use crate::python::{self, Failure, Needs, NotHere, Requirement, Uses, shown};
 use crate::redis::questions::Question;
 use crate::redis::{MODULE, Module};
 
@@ -25,6 +25,13 @@ pub(super) struct Parcel {
     pub(super) os: String,
     /// Their names, and how many bytes they have.
     pub(super) wheels: Vec<(String, u64)>,
+    /// Whether it is listed, rather than only used.
+    #[serde(default = "yes")]
+    pub(super) listed: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl Parcel {
@@ -41,6 +48,7 @@ impl Parcel {
             wire: requirement.wire(),
             os: requirement.os(),
             wheels: wheels.collect::<io::Result<_>>()?,
+            listed: true,
         })
     }
 }
@@ -74,9 +82,7 @@ impl Requirements {
             }
             all.push(requirement);
         }
-        for requirement in &all {
-            self.prefer(requirement);
-        }
+        python::prefer(&all);
         Ok(all)
     }
 
@@ -94,13 +100,6 @@ impl Requirements {
             uses: Uses::new(all),
             installed: session.installed,
         })
-    }
-
-    /// Has modules looked for in this requirement first.
-    pub(in crate::redis) fn prefer(&self, requirement: &Requirement) {
-        if let Err(error) = requirement.use_first() {
-            self.warn(&error);
-        }
     }
 
     /// Asks a shard for wheels, and installs them; whether that went well.
