@@ -261,7 +261,7 @@ def test_a_server_that_was_killed_leaves_nothing(new_env, package):
 
 def test_installing_while_children_save(new_env, wheels):
     """The server takes note of the end of any child: also of pip's."""
-    env, names = new_env(), [new_name() for _ in range(5)]
+    env, names = new_env(), [new_name() for _ in range(3)]
     paths = [str(make_wheel(wheels, name, "1")) for name in names]
     env.fill(1000)
     with env.server.client() as saver:
@@ -341,3 +341,50 @@ def test_what_was_listed_is_listed_again_when_an_upgrade_fails(new_cluster, pack
     assert [entry["Path"] for entry in listed(env, path)] == before
     assert [entry["RefCount"] for entry in listed(env, path)] == [2, 2, 2]
     assert env.each(lambda shard: shard.trigger("version")) == [["1"]] * 3
+
+
+@pytest.mark.parametrize("damage", ["missing", "garbage"])
+def test_wheels_that_are_lost_are_got_again(new_env, wheels, damage):
+    env, name = new_env("RequirementWheels", wheels), new_name()
+    wheel = make_wheel(wheels, name, "1")
+    env.register(registers(name), "ID", "test", "REQUIREMENTS", name)
+    copy = pathlib.Path(requirements(env)[name]["Path"]) / wheel.name
+    if damage == "missing":
+        copy.unlink()
+    else:
+        copy.write_bytes(b"x" * copy.stat().st_size)
+    env.client.save()
+    assert ("some requirements could not be saved" in env.server.log()) == (damage == "missing")
+    env.restart()
+    wait_until(lambda: is_ready(requirements(env)[name]))
+    wait_until(lambda: env.call("RG.TRIGGER", "version") == [b"1"])
+    assert "pip is asked" in env.server.log()
+
+
+def test_wheels_that_never_come(new_env, wheels):
+    """The server starts all the same; its functions say why they do not run."""
+    env, name = new_env("RequirementWheels", wheels), new_name()
+    wheel = make_wheel(wheels, name, "1")
+    env.register(registers(name), "ID", "test", "REQUIREMENTS", name)
+    (pathlib.Path(requirements(env)[name]["Path"]) / wheel.name).unlink()
+    gone(wheel)
+    env.save_and_restart()
+    error = env.error("RG.TRIGGER", "version")
+    assert f"its requirement {name} is not installed" in error
+    assert f"its requirement {name} is not installed" in env.data()["lastError"]
+    assert requirements(env)[name]["IsInstalled"] == "no"
+    # They are there again when somebody asks for it.
+    make_wheel(wheels, name, "1")
+    env.register(registers(name), "ID", "test", "UPGRADE", "REQUIREMENTS", name)
+    assert env.trigger("version") == ["1"]
+
+
+def test_a_payload_of_nonsense(env):
+    name = new_name()
+    payload = encode(name, "", {f"{name}-1-py3-none-any.whl": b"no wheel"})
+    want = "Failed install requirement on shard, check shard log for more info."
+    assert env.error("RG.PYIMPORTREQ", payload) == want
+    assert name not in requirements(env)
+    for file in ("../x-1-py3-none-any.whl", "x"):
+        error = env.error("RG.PYIMPORTREQ", encode(name, "", {file: b""}))
+        assert error == "Bad serialization format on reading wheel file name"

@@ -100,10 +100,20 @@ pub(super) fn check(name: &str) -> Result<(), String> {
 pub(super) fn is_allowed(name: &str, allowed: &[Pattern]) -> bool {
     let whole = name.trim();
     let project = normalized(project(whole));
-    let plain = !whole.contains(['/', '\\', '@']) && !whole.to_ascii_lowercase().ends_with(".whl");
+    let plain = !is_elsewhere(whole);
     allowed.iter().any(|pattern| {
         pattern.matches(whole.as_bytes()) || (plain && pattern.matches(project.as_bytes()))
     })
+}
+
+/// Whether it is, or may be, a path or an URL rather than the name of a project.
+fn is_elsewhere(name: &str) -> bool {
+    const FILES: [&str; 9] = [
+        ".whl", ".zip", ".gz", ".tgz", ".tar", ".bz2", ".tbz", ".xz", ".lzma",
+    ];
+    let lower = name.to_ascii_lowercase();
+    let file = FILES.iter().any(|end| lower.contains(end));
+    file || name.starts_with('.') || name.contains(['/', '\\', '@'])
 }
 
 /// The name of the project: what comes before versions, extras and markers.
@@ -218,6 +228,9 @@ mod tests {
             "./redis",
             "git+https://host/theirs/x.git",
             "https://elsewhere/my-x.whl",
+            "my-x.tar.gz",
+            "my-x.zip[extra]",
+            ".",
         ] {
             assert!(!is_allowed(bad, &allowed), "{bad}");
         }

@@ -13,7 +13,7 @@ use std::time::Instant;
 use super::shards::Parcel;
 use super::{Entered, MODULE, REQUIREMENTS, Requirements, State};
 use crate::engine::LogLevel;
-use crate::engine::wire::{RequirementWire, SessionWire, seal, unseal};
+use crate::engine::wire::{SessionWire, seal, unseal};
 use crate::python::{Needs, Requirement, Uses, shown};
 use crate::redis::raw::{self, Args, Ctx, Loaded, Writer};
 
@@ -155,7 +155,7 @@ pub(in crate::redis) fn save(writer: &mut Writer) -> bool {
     let mut whole = parcels.len() == all;
     for (parcel, requirement) in &parcels {
         writer.blob(&seal(parcel));
-        let mut pieces: u64 = parcel.wheels.iter().map(|(_, len)| pieces_of(*len)).sum();
+        let mut pieces = pieces_of(parcel);
         let read = read_wheels(requirement, parcel, &mut |piece| {
             writer.blob(piece);
             pieces -= 1;
@@ -169,8 +169,11 @@ pub(in crate::redis) fn save(writer: &mut Writer) -> bool {
     whole
 }
 
-fn pieces_of(len: u64) -> u64 {
-    len.div_ceil(PIECE as u64)
+/// How many pieces the wheels of a requirement have.
+fn pieces_of(parcel: &Parcel) -> u64 {
+    let pieces = parcel.wheels.iter();
+    let pieces = pieces.map(|(_, len)| len.div_ceil(PIECE as u64));
+    pieces.fold(0, u64::saturating_add)
 }
 
 /// Takes what was saved; the wheels are unpacked by and by.
@@ -184,7 +187,7 @@ pub(in crate::redis) fn load(loaded: &mut Loaded) -> Result<(), String> {
     for number in 1..=count {
         let parcel: Parcel = unseal(&loaded.blob()?)
             .map_err(|damage| format!("requirement {number} of {count}: {damage}"))?;
-        let pieces = parcel.wheels.iter().map(|(_, len)| pieces_of(*len)).sum();
+        let pieces = pieces_of(&parcel);
         received.extend(requirements.load_one(loaded, parcel, pieces)?);
     }
     requirements.install_soon(received);
@@ -249,15 +252,18 @@ impl Requirements {
             return;
         };
         module.run(Box::new(move || {
-            let mut later = false;
-            for requirement in &received {
-                self.install_received(requirement);
-                later |= !requirement.is_failed();
+            let unpacked = |one: &Arc<Requirement>| one.unpack().is_ok();
+            let (mut done, rest): (Vec<_>, Vec<_>) = received.into_iter().partition(unpacked);
+            // The server may wait for the others, but not for pip.
+            for requirement in &rest {
+                requirement.fail("its wheels can not be used: pip is asked for others");
             }
-            for requirement in &received {
+            let made = |one: &Arc<Requirement>| one.retry() && self.make_here(one);
+            done.extend(rest.into_iter().filter(made));
+            for requirement in &done {
                 self.tidy(requirement.name());
             }
-            if later {
+            if !done.is_empty() {
                 module.registrations.revive();
             }
         }));
@@ -282,8 +288,17 @@ impl Requirements {
         let mut all = Vec::new();
         for wire in &session.requirements {
             all.push(match self.find(&wire.build) {
-                Some(requirement) => requirement,
-                None => self.make_soon(wire)?,
+                Some(requirement) => {
+                    if requirement.retry() {
+                        self.make_soon(&requirement);
+                    }
+                    requirement
+                }
+                None => {
+                    let requirement = self.create(wire).map_err(|f| f.text().to_owned())?;
+                    self.make_soon(&requirement);
+                    requirement
+                }
             });
         }
         if loading {
@@ -295,23 +310,22 @@ impl Requirements {
         })
     }
 
-    fn make_soon(&'static self, wire: &RequirementWire) -> Result<Arc<Requirement>, String> {
-        let requirement = self.create(wire).map_err(|f| f.text().to_owned())?;
+    /// Has pip get what came without wheels, or with damaged ones. The server lock is held.
+    fn make_soon(&'static self, requirement: &Arc<Requirement>) {
         let name = shown(requirement.name());
-        let text = format!("requirement {name} came without wheels: pip is asked for it");
+        let text = format!("requirement {name} came without good wheels: pip is asked for it");
         self.server.log(LogLevel::Notice, &text);
         if self.named(requirement.name()).is_none() {
-            self.enter(std::slice::from_ref(&requirement));
+            self.enter(std::slice::from_ref(requirement));
         }
         let (Some(module), job) = (MODULE.get(), requirement.clone()) else {
-            return Err("the module is not loaded".into());
+            return;
         };
         module.run(Box::new(move || {
             if self.make_here(&job) {
                 module.registrations.revive();
             }
         }));
-        Ok(requirement)
     }
 
     /// Lists requirements, and has replicas and AOF get them; what changed. On a thread that may wait.
