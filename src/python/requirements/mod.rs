@@ -5,15 +5,17 @@
 
 mod install;
 mod name;
+mod os;
 mod paths;
 mod payload;
 mod process;
+mod remains;
 
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::interpreter::world;
@@ -23,8 +25,11 @@ use crate::engine::{LogLevel, random_id};
 
 use install::NotUnpacked;
 pub(crate) use name::Alias;
+use os::os;
 pub(super) use paths::load_own_cloudpickle;
-pub(crate) use payload::{Payload, is_file_name};
+pub(crate) use payload::Payload;
+use payload::is_file_name;
+pub(crate) use remains::{Remains, remove_wheels};
 
 /// Lines of the log are no longer than that.
 const LONGEST_LINE: usize = 500;
@@ -75,14 +80,6 @@ struct State {
     wheels: Vec<String>,
     /// What can be imported from it.
     names: Vec<String>,
-}
-
-/// What is left of a requirement that nobody uses any more.
-pub(crate) struct Remains {
-    /// Its text.
-    pub(crate) name: String,
-    folder: PathBuf,
-    installed: bool,
 }
 
 /// Told when nobody uses a requirement any more.
@@ -363,34 +360,6 @@ impl Drop for Requirement {
     }
 }
 
-impl Remains {
-    /// Its folder.
-    pub(crate) fn folder(&self) -> &Path {
-        &self.folder
-    }
-
-    /// Whether modules can be imported from it.
-    pub(crate) fn is_installed(&self) -> bool {
-        self.installed
-    }
-
-    /// Removes all of it.
-    pub(crate) fn remove(&self) {
-        if self.installed
-            && let Err(error) = paths::forget(&self.folder.join("site"))
-        {
-            world().environment.log(LogLevel::Warning, &error);
-        }
-        match fs::remove_dir_all(&self.folder) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                let text = format!("{} could not be removed: {error}", self.folder.display());
-                world().environment.log(LogLevel::Warning, &text);
-            }
-            _ => {}
-        }
-    }
-}
-
 /// Has modules looked for in these requirements before all others, in the last one first.
 pub(crate) fn prefer(requirements: &[Arc<Requirement>]) {
     let installed = requirements.iter().filter(|one| one.is_installed());
@@ -400,18 +369,6 @@ pub(crate) fn prefer(requirements: &[Arc<Requirement>]) {
     }
     if let Err(error) = paths::prefer(&places) {
         world().environment.log(LogLevel::Warning, &error);
-    }
-}
-
-/// Removes the wheels in a folder. Modules may still be imported from it.
-pub(crate) fn remove_wheels(folder: &Path) {
-    let Ok(entries) = fs::read_dir(folder) else {
-        return;
-    };
-    for entry in entries.flatten() {
-        if is_file_name(&entry.file_name().to_string_lossy()) {
-            let _ = fs::remove_file(entry.path());
-        }
     }
 }
 
@@ -482,45 +439,4 @@ pub(crate) enum NotHere {
 /// A requirement in the log.
 pub(crate) fn shown(name: &str) -> String {
     name::without_secrets(name)
-}
-
-/// This system, as RedisGears 1.x names it: `linux-bookworm-x64`.
-pub(crate) fn os() -> &'static str {
-    static OS: OnceLock<String> = OnceLock::new();
-    OS.get_or_init(|| {
-        let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
-        os_of(&release, std::env::consts::ARCH)
-    })
-}
-
-fn os_of(release: &str, arch: &str) -> String {
-    let field = |name: &str| {
-        let mut lines = release.lines();
-        let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
-        value.map(|value| value.trim_matches(['"', '\'']).to_owned())
-    };
-    let version = || field("VERSION_ID").unwrap_or_default();
-    let id = || field("ID").map(|id| id + &version());
-    let name = field("VERSION_CODENAME").filter(|name| !name.is_empty());
-    let name = name.or_else(id).unwrap_or_else(|| "unknown".into());
-    let arch = match arch {
-        "x86_64" => "x64",
-        "aarch64" => "arm64v8",
-        other => other,
-    };
-    format!("{}-{name}-{arch}", std::env::consts::OS)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn systems_are_named_as_in_redisgears() {
-        let debian = "ID=debian\nVERSION_ID=\"12\"\nVERSION_CODENAME=bookworm\n";
-        assert_eq!(os_of(debian, "x86_64"), "linux-bookworm-x64");
-        let rocky = "ID=\"rocky\"\nVERSION_ID=\"9.3\"\n";
-        assert_eq!(os_of(rocky, "aarch64"), "linux-rocky9.3-arm64v8");
-        assert_eq!(os_of("", "riscv64"), "linux-unknown-riscv64");
-    }
 }

@@ -85,7 +85,7 @@ impl Payload {
 }
 
 /// Whether it can be the name of a wheel in a folder of its own: no way out of it.
-pub(crate) fn is_file_name(file: &str) -> bool {
+pub(super) fn is_file_name(file: &str) -> bool {
     let good = |c: char| c.is_ascii_alphanumeric() || "-_.+!".contains(c);
     file.len() < 250 && file.ends_with(".whl") && !file.starts_with('.') && file.chars().all(good)
 }

@@ -7,6 +7,8 @@
 mod base;
 mod installer;
 mod persistence;
+mod pieces;
+mod replication;
 mod shards;
 
 use std::collections::{BTreeMap, HashMap};
@@ -23,8 +25,8 @@ use crate::python::{Ends, Failure, Remains, Requirement, Sources, prefer, remove
 
 use base::Base;
 use installer::Installer;
-use persistence::Receiving;
 pub(super) use persistence::{is_empty, load, save};
+use pieces::Receiving;
 
 /// Packages of requirements that nobody uses any more, and that are kept importable.
 const MOST_LEFT: usize = 32;

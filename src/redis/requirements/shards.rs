@@ -6,15 +6,13 @@ use std::sync::{Arc, mpsc};
 
 use serde::{Deserialize, Serialize};
 
+use super::pieces::PIECE;
 use super::{REQUIREMENTS, Requirements};
 use crate::engine::wire::{RequirementWire, SessionWire};
 use crate::engine::{LogLevel, ShardId};
 use crate::python::{self, Failure, Needs, NotHere, Requirement, Uses, shown};
 use crate::redis::questions::Question;
 use crate::redis::{MODULE, Module};
-
-/// A message has so much of a wheel.
-const PIECE: usize = 256 << 10;
 
 /// What one shard tells another of a requirement.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
