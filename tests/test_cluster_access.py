@@ -13,6 +13,7 @@ PUBLIC = {
     *("dumpexecutions", "getexecution", "getresults", "getresultsblocking"),
     *("abortexecution", "dropexecution", "configget", "configset", "pystats", "dumpplugins"),
     *("pyfreeinterpreter", "pyexecuteremote", "infocluster", "refreshcluster", "networktest"),
+    *("pydumpreqs", "pyexportreq", "pyimportreq"),
 }
 COUNT = "GB().repartition(lambda r: r['key'][::-1]).count().run()"
 

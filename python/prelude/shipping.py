@@ -11,7 +11,7 @@ import io
 import pickle
 import types
 
-import cloudpickle
+import _geartrain_cloudpickle as cloudpickle
 
 NAMES, PRELUDE = "names", "prelude"
 CLASSES = ("GearsBuilder", "GB")

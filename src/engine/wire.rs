@@ -42,6 +42,15 @@ pub enum Damage {
 /// A callback as its language ships it.
 pub type Shipped = ByteBuf;
 
+/// A requirement of a session.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct RequirementWire {
+    /// As it was asked for.
+    pub name: String,
+    /// Tells it from others of the same name, installed before or after.
+    pub build: String,
+}
+
 /// A session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionWire {
@@ -53,8 +62,11 @@ pub struct SessionWire {
     pub user: String,
     /// The script.
     pub source: ByteBuf,
-    /// What it needs.
-    pub requirements: Vec<String>,
+    /// What it needs, in the order in which it was asked for.
+    pub requirements: Vec<RequirementWire>,
+    /// Whether some of that was installed for it.
+    #[serde(default)]
+    pub installed: bool,
     /// The language its callbacks are shipped in, with its version: `python 3.11`.
     pub language: String,
     /// The version of the module that shipped them.

@@ -12,7 +12,7 @@ use super::function::Function;
 use super::language::Cpython;
 use super::link::{self, Allocator};
 use super::object;
-use super::session::{Current, Run, Session, TopLevel, bind};
+use super::session::{Current, Needs, Run, Session, TopLevel, bind};
 use crate::engine::{
     Behalf, Change, Environment, Execution, Host, Language, LogLevel, Registrar, Registry, Ticket,
     random_id,
@@ -140,6 +140,8 @@ pub(crate) struct Script {
     pub(crate) user: String,
     /// The id of a session that it replaces if it registers something.
     pub(crate) replaces: Option<String>,
+    /// What it needs, installed.
+    pub(crate) needs: Needs,
 }
 
 /// How a script ended.
@@ -161,8 +163,9 @@ pub(crate) fn run_script(script: Script) -> Result<ScriptEnd, String> {
             description,
             user,
             replaces,
+            needs,
         } = script;
-        let session = Session::open(py, id, description, user, source, random_id())
+        let session = Session::open(py, id, description, user, source, random_id(), needs)
             .map_err(|error| error_text(py, &error))?;
         let globals = session.globals(py).ok_or("the session is gone")?;
         let top_level = Arc::new(TopLevel::new(replaces));

@@ -15,6 +15,7 @@ mod packing;
 mod profile;
 mod promise;
 mod register;
+mod requirements;
 mod session;
 mod shipping;
 mod text;
@@ -27,7 +28,11 @@ pub(crate) use interpreter::{
 pub(crate) use language::Cpython;
 pub(crate) use link::Allocator;
 pub(crate) use profile::{profile_text, reset_profile};
-pub(crate) use session::Session;
+pub(crate) use requirements::{
+    Alias, Ends, Failure, NotHere, Payload, Remains, Requirement, Sources, Uses, prefer,
+    remove_wheels, shown,
+};
+pub(crate) use session::{Needs, Session};
 pub(crate) use shipping::{
     language, receive_function, receive_registration, receive_run, receive_session,
 };

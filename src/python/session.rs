@@ -16,6 +16,7 @@ use super::interpreter::{SESSION_NAME, prelude, prototype, world};
 use super::language::Cpython;
 use super::link;
 use super::profile::Profile;
+use super::requirements::{Requirement, Uses};
 use super::shipping;
 use super::watch;
 use crate::engine::wire::SessionWire;
@@ -25,6 +26,15 @@ use crate::engine::{Caller, Change, Context, Execution, LogLevel};
 struct Running {
     thread: c_ulong,
     interrupted: bool,
+}
+
+/// The requirements of a session.
+#[derive(Default)]
+pub(crate) struct Needs {
+    /// They.
+    pub(crate) uses: Uses,
+    /// Whether some of them were installed for it.
+    pub(crate) installed: bool,
 }
 
 /// One RG.PYEXECUTE. Crosses threads: its callbacks run on workers, commands look at it.
@@ -39,6 +49,8 @@ pub(crate) struct Session {
     source: Vec<u8>,
     /// Tells it from others of the same id.
     instance: String,
+    /// What it needs.
+    needs: Needs,
     /// The globals of its script, shared by all its callbacks.
     globals: Option<Py<PyDict>>,
     /// Attached sections by ticket, with the thread that runs them.
@@ -58,6 +70,7 @@ impl Session {
         user: String,
         source: Vec<u8>,
         instance: String,
+        needs: Needs,
     ) -> PyResult<Arc<Self>> {
         let globals = prototype(py)?.copy()?;
         prelude(py, "_own_classes")?.call1((&globals,))?;
@@ -67,6 +80,7 @@ impl Session {
             user,
             source,
             instance,
+            needs,
             globals: Some(globals.clone().unbind()),
             running: Mutex::default(),
             handles: AtomicUsize::new(0),
@@ -106,19 +120,26 @@ impl Session {
         self.handles.load(Ordering::Relaxed)
     }
 
-    /// The packages it asked for, as it named them.
-    pub(crate) fn requirements(&self) -> Vec<&str> {
-        Vec::new()
-    }
-
-    /// Whether some of them had to be installed first.
-    pub(crate) fn needed_installation(&self) -> bool {
-        false
-    }
-
     /// The script.
     pub(crate) fn source(&self) -> &[u8] {
         &self.source
+    }
+
+    /// What it needs, in the order in which it was asked for.
+    pub(crate) fn requirements(&self) -> &[Arc<Requirement>] {
+        self.needs.uses.list()
+    }
+
+    /// Whether some of that was installed for it.
+    pub(crate) fn needed_installation(&self) -> bool {
+        self.needs.installed
+    }
+
+    /// What of that is missing here, so that its code can not be loaded.
+    pub(super) fn missing(&self) -> Option<&Requirement> {
+        let mut all = self.requirements().iter();
+        all.find(|requirement| !requirement.is_installed())
+            .map(|found| &**found)
     }
 
     /// The globals of its script.
@@ -143,7 +164,8 @@ impl Session {
             description: self.description.clone(),
             user: self.user.clone(),
             source: serde_bytes::ByteBuf::new(),
-            requirements: Vec::new(),
+            requirements: self.requirements().iter().map(|one| one.wire()).collect(),
+            installed: self.needs.installed,
             language: shipping::language_of(py),
             module: env!("CARGO_PKG_VERSION").into(),
             instance: self.instance.clone(),

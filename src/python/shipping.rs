@@ -10,7 +10,8 @@ use super::error::{error_text, gears_error, lossy};
 use super::function::Function;
 use super::interpreter::prototype;
 use super::language::{Cpython, Generator};
-use super::session::Session;
+use super::requirements::{load_own_cloudpickle, prefer, shown};
+use super::session::{Needs, Session};
 use crate::engine::wire::{
     PlanWire, RegistrationWire, RunWire, SessionWire, Shipped, SourceWire, WhatWire,
 };
@@ -27,7 +28,7 @@ fn module(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
     if let Some(module) = MODULE.get() {
         return Ok(module.bind(py));
     }
-    py.import("cloudpickle").map_err(|error| {
+    load_own_cloudpickle(py).map_err(|error| {
         gears_error(format!(
             "registering functions, and running them on several shards, needs the Python package \
              cloudpickle, which can not be imported: {}. Install it for the Python of the server, as by: apt-get install \
@@ -217,8 +218,8 @@ fn receive_plan(
     ))
 }
 
-/// A session that was shipped, not linked to anything yet.
-pub(crate) fn receive_session(wire: &SessionWire) -> Result<Arc<Session>, String> {
+/// A session that was shipped, with its requirements here; not linked to anything yet.
+pub(crate) fn receive_session(wire: &SessionWire, needs: Needs) -> Result<Arc<Session>, String> {
     Python::attach(|py| {
         let session = Session::open(
             py,
@@ -227,6 +228,7 @@ pub(crate) fn receive_session(wire: &SessionWire) -> Result<Arc<Session>, String
             wire.user.clone(),
             wire.source.to_vec(),
             wire.instance.clone(),
+            needs,
         );
         session.map_err(|error| error_text(py, &error))
     })
@@ -243,7 +245,13 @@ pub(crate) fn receive_registration(
 ) -> Arc<Registration<Cpython>> {
     Python::attach(|py| {
         let here = language_of(py);
-        let parts = if shipped_in == here {
+        let parts = if let Some(missing) = session.missing() {
+            let name = shown(missing.name());
+            let why = format!("its requirement {name} is not installed, the log has more");
+            Err(why_broken(wire, session, &why))
+        } else if shipped_in == here {
+            // What it imports comes from there, whatever others needed since.
+            prefer(session.requirements());
             receive_parts(py, wire, id, session).map_err(|error| {
                 let why = format!(
                     "Error occured when deserialized a python callback, error={}",

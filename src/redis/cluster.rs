@@ -297,14 +297,19 @@ pub(super) fn known_session(wire: &SessionWire) -> Option<Arc<Session>> {
 }
 
 /// The session of a run: the one with registrations here, that of another run, or a new one.
-fn session_of(linked: Option<Arc<Session>>, wire: &SessionWire) -> Result<Arc<Session>, String> {
+fn session_of(
+    linked: Option<Arc<Session>>,
+    wire: &SessionWire,
+    from: ShardId,
+) -> Result<Arc<Session>, String> {
     if let Some(linked) = linked {
         return Ok(linked);
     }
     if let Some(session) = known_session(wire) {
         return Ok(session);
     }
-    let session = python::receive_session(wire)?;
+    let module = MODULE.get().ok_or("the module is not loaded")?;
+    let session = python::receive_session(wire, module.requirements.needs(wire, from)?)?;
     remember(&session);
     Ok(session)
 }
@@ -365,13 +370,13 @@ fn work(registrations: &Registrations, run: &[u8]) -> Result<Work, String> {
     }
 }
 
-fn launch(work: Work) -> Result<Launch<Cpython>, String> {
+fn launch(work: Work, from: ShardId) -> Result<Launch<Cpython>, String> {
     match work {
         Work::Registration(launch) => Ok(launch),
         Work::Coming(id) => Err(format!("registration {id} is not there")),
         Work::Plan(run, linked) => match &run.what {
             WhatWire::Plan { plan, session } => {
-                let made = session_of(linked, session)?;
+                let made = session_of(linked, session, from)?;
                 python::receive_run(plan, &run.source, &made, &session.language)
             }
             WhatWire::Registration(_) => Err("no plan was sent".into()),
@@ -380,7 +385,7 @@ fn launch(work: Work) -> Result<Launch<Cpython>, String> {
 }
 
 fn begin(registry: &Registry<Cpython>, id: Id, team: Team, work: Result<Work, String>, keep: bool) {
-    match work.and_then(launch) {
+    match work.and_then(|work| launch(work, id.shard)) {
         Ok(launch) => {
             let execution = registry.create_part(id, team, launch);
             registry.start(&execution, keep);

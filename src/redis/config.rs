@@ -1,11 +1,14 @@
 //! The settings: those of RedisGears 1.x, ours, and the user's own.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use crate::engine::Limits;
+use crate::engine::glob::Pattern;
+use crate::python::{Alias, Sources};
 
 /// Who owned a setting in RedisGears 1.x: replies differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,7 +72,7 @@ const fn python(name: &'static str, kind: Kind, default: i64, live: bool) -> Def
     }
 }
 
-const DEFINITIONS: [Definition; 23] = [
+const DEFINITIONS: [Definition; 27] = [
     core("MaxExecutions", i64::MIN, 1000, true),
     core("MaxExecutionsPerRegistration", i64::MIN, 100, true),
     core("ProfileExecutions", i64::MIN, 0, true),
@@ -98,6 +101,22 @@ const DEFINITIONS: [Definition; 23] = [
     Definition {
         kind: Kind::List,
         ..core("Plugin", 0, 0, false)
+    },
+    Definition {
+        kind: Kind::Flag,
+        ..core("InstallRequirements", 0, 1, false)
+    },
+    Definition {
+        kind: Kind::Text,
+        ..core("AllowedRequirements", 0, 0, false)
+    },
+    Definition {
+        kind: Kind::List,
+        ..core("RequirementAlias", 0, 0, false)
+    },
+    Definition {
+        kind: Kind::Text,
+        ..core("RequirementWheels", 0, 0, false)
     },
     python("CreateVenv", Kind::Flag, 0, false),
     python("DownloadDeps", Kind::Flag, 0, false),
@@ -278,6 +297,43 @@ impl Settings {
                 .collect(),
             _ => Vec::new(),
         }
+    }
+
+    /// Whether requirements are installed at all.
+    pub(super) fn installs(&self) -> bool {
+        self.number("InstallRequirements") != 0
+    }
+
+    /// Where the folders of requirements are made, if the user says so.
+    pub(super) fn installation_dir(&self) -> Option<PathBuf> {
+        let dir = self.extra(b"PythonInstallationDir")?;
+        Some(PathBuf::from(String::from_utf8_lossy(&dir).into_owned()))
+    }
+
+    /// What may be installed, and from where. The error says which setting makes no sense.
+    pub(super) fn sources(&self) -> Result<Sources, String> {
+        let text = |name: &[u8]| match self.get(name) {
+            Value::Text(text) => String::from_utf8_lossy(&text).into_owned(),
+            _ => String::new(),
+        };
+        let wheels = text(b"RequirementWheels");
+        let allowed = text(b"AllowedRequirements");
+        let patterns = allowed.split_whitespace();
+        let patterns: Vec<_> = patterns.map(|p| Pattern::new(p.as_bytes())).collect();
+        let mut aliases = Vec::new();
+        if let Value::List(list) = self.get(b"RequirementAlias") {
+            for alias in list {
+                let alias = String::from_utf8_lossy(&alias);
+                let parsed = Alias::parse(&alias);
+                aliases.push(parsed.map_err(|why| format!("RequirementAlias '{alias}': {why}"))?);
+            }
+        }
+        aliases.extend(Alias::built_in());
+        Ok(Sources {
+            wheels: (!wheels.is_empty()).then(|| PathBuf::from(wheels)),
+            allowed: (!patterns.is_empty()).then_some(patterns),
+            aliases,
+        })
     }
 
     /// One of the user's own, or one given explicitly.

@@ -13,6 +13,7 @@ mod raw;
 mod readers;
 mod registrations;
 mod reply;
+mod requirements;
 mod threads;
 
 use std::ffi::c_int;
@@ -30,6 +31,7 @@ use lock::Lock;
 use raw::{Ctx, Info, RedisModuleCtx, RedisModuleInfoCtx, RedisModuleString, Server};
 use readers::ServerReaders;
 use registrations::Registrations;
+use requirements::Requirements;
 use threads::{Job, Threads};
 
 /// Clients look for this name and version.
@@ -42,6 +44,7 @@ struct Module {
     settings: Arc<Settings>,
     registry: Arc<Registry<Cpython>>,
     registrations: &'static Registrations,
+    requirements: &'static Requirements,
     /// The other shards and what is known of them, if the server is a node of a cluster.
     cluster: Option<(Arc<Cluster>, cluster::Watch)>,
     lock: Arc<Lock>,
@@ -140,8 +143,14 @@ fn load(
         shards,
     };
     let registry = Registry::new(settings.limits(), Arc::new(machinery));
-    let registrations =
-        Registrations::open(server, lock.clone(), registry.clone(), settings.clone());
+    let requirements = Requirements::open(server, lock.clone(), settings.clone())?;
+    let registrations = Registrations::open(
+        server,
+        lock.clone(),
+        registry.clone(),
+        settings.clone(),
+        requirements,
+    );
     let registrations = registrations.map_err(failed)?;
     raw::handle_io_errors(ctx);
     if !raw::create_type(ctx, registrations::AUX, registrations::TIMER_KEYS) {
@@ -170,6 +179,7 @@ fn load(
         settings,
         registry,
         registrations,
+        requirements,
         cluster,
         lock,
         scripts: Threads::default(),
@@ -255,6 +265,10 @@ const DOORS: [raw::CommandCallback; COMMANDS.len()] = [
     enter::<30>,
     enter::<31>,
     enter::<32>,
+    enter::<33>,
+    enter::<34>,
+    enter::<35>,
+    enter::<36>,
 ];
 
 fn register_commands(ctx: *mut RedisModuleCtx) -> Result<(), String> {
@@ -310,13 +324,19 @@ extern "C" fn loading(
     _data: *mut std::ffi::c_void,
 ) {
     guard(|| match (MODULE.get(), subevent) {
-        (Some(module), raw::LOADED | raw::LOAD_FAILED) => module.registrations.loaded(),
-        (Some(module), _) => module.registrations.loading(),
+        (Some(module), raw::LOADED | raw::LOAD_FAILED) => {
+            module.requirements.loaded();
+            module.registrations.loaded();
+        }
+        (Some(module), _) => {
+            module.requirements.loading();
+            module.registrations.loading();
+        }
         _ => {}
     });
 }
 
-/// The server has made a child.
+/// The server has made a child, or that has gone.
 extern "C" fn fork(
     _ctx: *mut RedisModuleCtx,
     _event: raw::Event,
@@ -324,7 +344,9 @@ extern "C" fn fork(
     _data: *mut std::ffi::c_void,
 ) {
     guard(|| {
-        if let (Some(module), raw::FORKED) = (MODULE.get(), subevent) {
+        let Some(module) = MODULE.get() else { return };
+        module.requirements.has_child(subevent == raw::FORKED);
+        if subevent == raw::FORKED {
             module.registrations.forked();
         }
     });
@@ -409,6 +431,12 @@ extern "C" fn info(ctx: *mut RedisModuleInfoCtx, for_crash_report: c_int) {
             info.number(c"TotalAllocated", total as u64);
             info.number(c"PeakAllocated", peak as u64);
             info.number(c"CurrAllocated", current as u64);
+        }
+        if info.section(c"python_requirements") {
+            for requirement in module.requirements.list() {
+                let listed = module.requirements.is_listed(&requirement);
+                commands::requirement_info(&info, &requirement, listed);
+            }
         }
         if let (Some(cluster), true) = (module.cluster(), info.section(c"cluster")) {
             let traffic = cluster.traffic();

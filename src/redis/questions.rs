@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::Module;
 use super::commands;
 use crate::cluster::{Answer, Answers};
-use crate::engine::wire::{BundleWire, Version};
+use crate::engine::wire::{BundleWire, RequirementWire, Version};
 use crate::engine::{Id, LogLevel, Results, ShardId};
 
 /// What another shard is to answer.
@@ -37,6 +37,19 @@ pub(super) enum Question {
     Apply(String),
     /// All registrations.
     Registrations,
+    /// Have these requirements, and list them.
+    Require(Vec<RequirementWire>),
+    /// The names of the wheels of a requirement, by its build.
+    Wheels(String),
+    /// A piece of one of them.
+    Wheel {
+        /// The build of the requirement.
+        build: String,
+        /// The name of the wheel.
+        file: String,
+        /// Where the piece begins.
+        at: u64,
+    },
 }
 
 /// What another shard is to know.
@@ -146,12 +159,23 @@ impl Module {
                 transaction,
                 bundle,
             } => self.run(Box::new(move || {
-                let verified = self.registrations.verify_for_others(transaction, bundle);
+                let verified = self
+                    .registrations
+                    .verify_for_others(transaction, bundle, from);
                 answer(plain(verified));
             })),
             Question::Apply(transaction) => self.run(Box::new(move || {
                 let applied = self.registrations.apply_for_others(&transaction);
                 answer(applied.map(String::into_bytes));
+            })),
+            Question::Require(wires) => self.run(Box::new(move || {
+                answer(plain(self.requirements.require(&wires, from)));
+            })),
+            Question::Wheels(build) => self.run(Box::new(move || {
+                answer(self.requirements.wheels_for_others(&build));
+            })),
+            Question::Wheel { build, file, at } => self.run(Box::new(move || {
+                answer(self.requirements.wheel_for_others(&build, &file, at));
             })),
             Question::Registrations => {
                 let all = self.registrations.all();
@@ -192,7 +216,7 @@ impl Module {
                 }));
             }
             Word::Register(bundle) => self.run(Box::new(move || {
-                if let Err(error) = self.registrations.take_for_others(bundle) {
+                if let Err(error) = self.registrations.take_for_others(bundle, from) {
                     self.warn(&format!("registrations of shard {from}: {error}"));
                 }
             })),
@@ -228,7 +252,7 @@ impl Module {
         let done: Answers = Box::new(move |answers| {
             self.run(Box::new(move || {
                 for (_, answer) in answers {
-                    let taken = answer.and_then(|all| self.registrations.take_all(&all, &version));
+                    let taken = answer.and_then(|all| self.registrations.take_all(&all, &version, from));
                     match taken {
                         Ok(0) => {}
                         Ok(changed) => self.server.log(

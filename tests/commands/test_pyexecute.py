@@ -101,18 +101,6 @@ def test_no_script(env):
     assert env.error("RG.PYEXECUTE").lower() == text.lower()
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["REQUIREMENTS", "numpy"],
-        ["FORCE_REINSTALL_REQUIREMENTS"],
-    ],
-)
-def test_options_of_later_versions(env, words):
-    assert "not available yet" in env.refused("execute('set', 'ran', 1)", *words)
-    assert not env.client.exists("ran")
-
-
 def test_a_second_run_is_refused(env):
     text = env.refused("GB().run()\nGB().run()")
     assert "Can not run more then 1 executions in a single script" in text

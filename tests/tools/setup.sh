@@ -8,7 +8,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 . tests/tools/fetch.sh
 
-packages=(build-essential libclang-dev openssl python3-dev python3-venv python3-cloudpickle python3-numpy redis-tools)
+packages=(build-essential libclang-dev openssl python3-dev python3-venv python3-cloudpickle python3-numpy python3-pip redis-tools)
 
 installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
 

@@ -10,6 +10,7 @@ mod pyprofile;
 mod pysessions;
 mod pystats;
 mod registrations;
+mod requirements;
 
 use super::Module;
 use super::raw::{Args, Argument, Ctx};
@@ -33,6 +34,7 @@ pub(super) struct Command {
 pub(super) use abort::abort;
 pub(super) use executions::describe;
 pub(super) use registrations::info as registration_info;
+pub(super) use requirements::info as requirement_info;
 
 /// Loads code: whoever may do so may do anything. Not in the category of writing commands, which is
 /// given away more lightly.
@@ -123,7 +125,7 @@ const fn option(name: &'static std::ffi::CStr, token: &'static std::ffi::CStr) -
 }
 
 /// All commands.
-pub(super) const COMMANDS: [Command; 33] = [
+pub(super) const COMMANDS: [Command; 37] = [
     command(
         "rg.pyexecute",
         LOADS_CODE,
@@ -240,6 +242,45 @@ pub(super) const COMMANDS: [Command; 33] = [
         "O(1)",
         &[],
         pystats::pystats,
+    ),
+    command(
+        "rg.pydumpreqs",
+        READS,
+        "Lists the requirements that are installed or being installed.",
+        "O(N) where N is the number of requirements",
+        &[],
+        requirements::dump,
+    ),
+    command(
+        "rg.pyexportreq",
+        LOOKS_AT_CODE,
+        "Returns a requirement with its wheels.",
+        "O(N) where N is the size of the wheels",
+        &[Argument {
+            name: c"requirement",
+            ..PLAIN
+        }],
+        requirements::export,
+    ),
+    command(
+        "rg.pyimportreq",
+        LOADS_CODE,
+        "Installs a requirement that was exported, on all shards.",
+        "O(N) where N is the size of the wheels",
+        &[Argument {
+            name: c"chunk",
+            multiple: true,
+            ..PLAIN
+        }],
+        requirements::import,
+    ),
+    command(
+        "rg.innerrequirement",
+        REPLAYED,
+        "Internal: a requirement on replicas and from the AOF.",
+        "O(N) where N is the size of the wheels",
+        &[],
+        requirements::inner,
     ),
     command(
         "rg.infocluster",

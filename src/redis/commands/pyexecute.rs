@@ -1,10 +1,13 @@
 //! RG.PYEXECUTE: a script, and the function it builds.
 
-use crate::engine::random_id;
-use crate::python::{self, Script, ScriptEnd};
+use std::sync::Arc;
+
+use crate::engine::{Execution, random_id};
+use crate::python::{self, Cpython, Failure, Needs, Requirement, Script, ScriptEnd, Uses};
 use crate::redis::raw::{Args, BlockedClient, Ctx};
 use crate::redis::registrations::Refusal;
 use crate::redis::reply;
+use crate::redis::requirements::Wanted;
 use crate::redis::{Module, cluster};
 
 /// The words after the script.
@@ -15,8 +18,9 @@ struct Options {
     description: Option<String>,
     upgrade: bool,
     replaces: Option<String>,
-    /// Options whose feature does not exist yet.
-    later: Option<&'static str>,
+    /// Requirements are installed also if they are there.
+    anew: bool,
+    requirements: Vec<String>,
 }
 
 impl Options {
@@ -35,14 +39,13 @@ impl Options {
                 b"DESCRIPTION" => options.description = Some(value("DESCRIPTION")?),
                 b"UPGRADE" => options.upgrade = true,
                 b"REPLACE_WITH" => options.replaces = Some(value("REPLACE_WITH")?),
-                b"FORCE_REINSTALL_REQUIREMENTS" => {
-                    options.later = Some("FORCE_REINSTALL_REQUIREMENTS");
-                }
+                b"FORCE_REINSTALL_REQUIREMENTS" => options.anew = true,
                 b"REQUIREMENTS" => {
-                    if words.len() > 0 {
-                        options.later = Some("REQUIREMENTS");
+                    for name in words.by_ref() {
+                        let name = std::str::from_utf8(name);
+                        let name = name.map_err(|_| "a requirement is not UTF-8")?;
+                        options.requirements.push(name.to_owned());
                     }
-                    break;
                 }
                 _ => {
                     let word = String::from_utf8_lossy(word);
@@ -79,10 +82,6 @@ pub(super) fn pyexecute(module: &'static Module, ctx: Ctx<'_>, args: &Args<'_>) 
         Ok(options) => options,
         Err(error) => return ctx.error(error.as_bytes()),
     };
-    if let Some(option) = options.later {
-        let error = format!("ERR {option} is not available yet: it comes with a later version");
-        return ctx.error(error.as_bytes());
-    }
     // Functions keep it, and it is written down.
     let Ok(user) = String::from_utf8(ctx.user()) else {
         return ctx.error(b"NOPERM a user whose name is not UTF-8 can not run functions");
@@ -95,20 +94,99 @@ pub(super) fn pyexecute(module: &'static Module, ctx: Ctx<'_>, args: &Args<'_>) 
     if let Some(error) = refused {
         return ctx.error(error.as_bytes());
     }
+    let wanted = module
+        .requirements
+        .want(&options.requirements, options.anew);
+    let wanted = match wanted {
+        Ok(wanted) => wanted,
+        Err(error) => return ctx.error(error.as_bytes()),
+    };
     let script = Script {
         source: source.to_vec(),
         replaces: replaces.or_else(|| upgrade.then(|| id.clone())),
         id,
         description: options.description,
         user,
+        needs: Needs::default(),
     };
-    let client = ctx.block();
-    let unblocking = options.unblocking;
-    module.run_script(Box::new(move || run(module, script, unblocking, client)));
+    let start = Start {
+        module,
+        script,
+        unblocking: options.unblocking,
+        client: ctx.block(),
+    };
+    match wanted {
+        Wanted::Known(requirements) => {
+            module.run_script(Box::new(move || start.with(requirements, false)));
+        }
+        Wanted::New(requirements) => module.requirements.install(Box::new(move || {
+            match module.requirements.make(&requirements) {
+                Ok(()) => {
+                    module.run_script(Box::new(move || start.with(requirements, true)));
+                }
+                Err(failure) => {
+                    start
+                        .client
+                        .reply(|ctx| ctx.error(failure.text().as_bytes()));
+                }
+            }
+        })),
+    }
+}
+
+/// A script that is ready to run.
+struct Start {
+    module: &'static Module,
+    script: Script,
+    unblocking: bool,
+    client: BlockedClient,
+}
+
+impl Start {
+    /// Runs it with what it needs, which was installed for it or is there already.
+    fn with(mut self, requirements: Vec<Arc<Requirement>>, installed: bool) {
+        let most = self.module.settings.max_install_idle();
+        for requirement in &requirements {
+            if !requirement.wait(most) {
+                let text = Failure::Install.text().as_bytes();
+                return self.client.reply(|ctx| ctx.error(text));
+            }
+        }
+        python::prefer(&requirements);
+        self.script.needs = Needs {
+            uses: Uses::new(requirements),
+            installed,
+        };
+        run(self.module, self.script, self.unblocking, self.client);
+    }
+}
+
+/// Has an execution start on all shards that have what it needs. The errors of those that can not.
+fn share(module: &'static Module, execution: &Execution<Cpython>) -> Result<(), String> {
+    let needs = execution.plan.context.requirements();
+    let listed = module.requirements.publish(needs);
+    let errors = module.requirements.spread(needs);
+    match errors.into_iter().next() {
+        None => Ok(()),
+        Some(error) => {
+            module.requirements.withdraw(listed);
+            Err(error)
+        }
+    }
 }
 
 fn run(module: &'static Module, script: Script, unblocking: bool, client: BlockedClient) {
-    match python::run_script(script) {
+    let end = match python::run_script(script) {
+        Ok(ScriptEnd::Run(execution)) => match share(module, &execution) {
+            Ok(()) => Ok(ScriptEnd::Run(execution)),
+            Err(error) => {
+                module.registry.discard(&execution);
+                Err(error)
+            }
+        },
+        other => other,
+    };
+    match end {
         Err(error) => client.reply(|ctx| ctx.error(error.as_bytes())),
         Ok(ScriptEnd::Nothing) => client.reply(|ctx| ctx.status(b"OK")),
         Ok(ScriptEnd::Registered(change, run)) => {
@@ -179,9 +257,14 @@ mod tests {
         );
         assert!(error(&["ID", "a@b", "foo"]).contains("must be compose of"));
         assert_eq!(parse(&["REQUIREMENTS"]), Ok(Options::default()));
-        assert_eq!(
-            parse(&["REQUIREMENTS", "x"]).map(|o| o.later),
-            Ok(Some("REQUIREMENTS"))
-        );
+        let words = [
+            "FORCE_REINSTALL_REQUIREMENTS",
+            "requirements",
+            "a",
+            "UNBLOCKING",
+        ];
+        let options = parse(&words).expect("good");
+        assert!(options.anew && !options.unblocking);
+        assert_eq!(options.requirements, ["a", "UNBLOCKING"]);
     }
 }

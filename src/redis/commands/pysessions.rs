@@ -1,6 +1,7 @@
 //! RG.PYDUMPSESSIONS: the sessions of this shard.
 
 use super::registrations::{describe, text_or_null};
+use super::requirements;
 use crate::redis::Module;
 use crate::redis::raw::{Args, Ctx};
 use crate::redis::registrations::ListedSession;
@@ -79,11 +80,16 @@ fn dump(module: &'static Module, ctx: Ctx<'_>, listed: &ListedSession, verbose: 
         "requirementInstallationNeeded",
         session.needed_installation().into(),
     );
-    let names = session.requirements();
+    let requirements = session.requirements();
     reply::text(ctx, "requirements");
-    ctx.array(names.len());
-    for name in names {
-        reply::text(ctx, name);
+    ctx.array(requirements.len());
+    for requirement in requirements {
+        if verbose {
+            let listed = module.requirements.is_listed(requirement);
+            requirements::describe(ctx, requirement, listed, 0);
+        } else {
+            reply::text(ctx, requirement.name());
+        }
     }
     reply::text(ctx, "registrations");
     ctx.array(listed.registrations.len());

@@ -18,6 +18,23 @@ pub(in crate::redis) struct Aux {
     pub(in crate::redis) load: fn(Loaded, c_int) -> Result<(), String>,
     /// Whether there is nothing to write.
     pub(in crate::redis) is_empty: fn() -> bool,
+    /// What comes before the keys.
+    pub(in crate::redis) before: Before,
+}
+
+/// The same for what is saved before the keys.
+#[derive(Clone, Copy)]
+pub(in crate::redis) struct Before {
+    /// Writes it: `false` if some of it is missing.
+    pub(in crate::redis) save: fn(&mut Writer) -> bool,
+    /// Takes it.
+    pub(in crate::redis) load: fn(&mut Loaded) -> Result<(), String>,
+    /// Whether there is nothing to write.
+    pub(in crate::redis) is_empty: fn() -> bool,
+}
+
+fn is_before(when: c_int) -> bool {
+    when == api::REDISMODULE_AUX_BEFORE_RDB as c_int
 }
 
 /// The keys that hold time events.
@@ -119,9 +136,19 @@ fn log_failure(io: *mut api::RedisModuleIO, error: &str) {
     }
 }
 
-extern "C" fn aux_save(io: *mut api::RedisModuleIO, _when: c_int) {
-    let saved = guard(|| AUX.get().is_some_and(|aux| (aux.save)(&mut Writer(io))));
-    if saved != Some(true) {
+extern "C" fn aux_save(io: *mut api::RedisModuleIO, when: c_int) {
+    let writer = &mut Writer(io);
+    let saved = guard(|| match AUX.get() {
+        Some(aux) if is_before(when) => (aux.before.save)(writer),
+        Some(aux) => (aux.save)(writer),
+        None => false,
+    });
+    if saved != Some(true) && is_before(when) {
+        log_failure(
+            io,
+            "geartrain: some requirements could not be saved and are missing in this file",
+        );
+    } else if saved != Some(true) {
         log_failure(
             io,
             "geartrain: the registrations could not be saved and are missing in this file",
@@ -131,12 +158,16 @@ extern "C" fn aux_save(io: *mut api::RedisModuleIO, _when: c_int) {
 
 /// Writes nothing where there is nothing: the file then loads without the module.
 extern "C" fn aux_save2(io: *mut api::RedisModuleIO, when: c_int) {
-    if AUX.get().is_some_and(|aux| !(aux.is_empty)()) {
+    let is_empty = |aux: &Aux| match is_before(when) {
+        true => (aux.before.is_empty)(),
+        false => (aux.is_empty)(),
+    };
+    if AUX.get().is_some_and(|aux| !is_empty(aux)) {
         aux_save(io, when);
     }
 }
 
-extern "C" fn aux_load(io: *mut api::RedisModuleIO, version: c_int, _when: c_int) -> c_int {
+extern "C" fn aux_load(io: *mut api::RedisModuleIO, version: c_int, when: c_int) -> c_int {
     let loaded = guard(|| {
         if version > AUX_VERSION {
             return Err(format!(
@@ -145,6 +176,7 @@ extern "C" fn aux_load(io: *mut api::RedisModuleIO, version: c_int, _when: c_int
             ));
         }
         match AUX.get() {
+            Some(aux) if is_before(when) => (aux.before.load)(&mut Loaded(io)),
             Some(aux) => (aux.load)(Loaded(io), version),
             None => Ok(()),
         }
@@ -256,7 +288,7 @@ unsafe extern "C" fn timer_free(value: *mut c_void) {
 const VERSION: c_int = 3;
 
 /// Of what is saved beside the keys.
-const AUX_VERSION: c_int = 4;
+const AUX_VERSION: c_int = 5;
 
 /// Registers both types. Only while the module loads.
 pub(in crate::redis) fn create_type(ctx: *mut RedisModuleCtx, aux: Aux, timers: TimerKeys) -> bool {
@@ -269,7 +301,8 @@ pub(in crate::redis) fn create_type(ctx: *mut RedisModuleCtx, aux: Aux, timers: 
         methods.aux_load = Some(aux_load);
         methods.aux_save = Some(aux_save);
         methods.aux_save2 = Some(aux_save2);
-        methods.aux_save_triggers = api::REDISMODULE_AUX_AFTER_RDB as c_int;
+        let triggers = api::REDISMODULE_AUX_BEFORE_RDB | api::REDISMODULE_AUX_AFTER_RDB;
+        methods.aux_save_triggers = triggers as c_int;
         let name = c"geartrain".as_ptr();
         if call!(
             RedisModule_CreateDataType,

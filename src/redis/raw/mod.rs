@@ -6,6 +6,7 @@
 )]
 
 use std::ffi::{CStr, CString, c_int, c_void};
+use std::os::fd::AsRawFd;
 
 use redis_module::raw as api;
 
@@ -31,7 +32,7 @@ mod server;
 pub(super) use api::{RedisModuleCtx, RedisModuleInfoCtx, RedisModuleString};
 pub(super) use cluster::{in_slot_of, listen_to_bus};
 pub(super) use context::{Args, BlockedClient, Ctx};
-pub(super) use data_type::{Aux, Loaded, TimerKeys, Writer, create_type};
+pub(super) use data_type::{Aux, Before, Loaded, TimerKeys, Writer, create_type};
 pub(super) use events::{
     EventCtx, Filtered, after_event, filter_commands, goes_past_hooks, has_jobs, has_waiting_jobs,
     past_hooks, run_jobs, run_jobs_before_command, subscribe_to_keys,
@@ -134,6 +135,12 @@ pub(super) fn allocator() -> Option<Allocator> {
             size,
         })
     }
+}
+
+/// Locks a file for as long as it is open, or until this process ends; `false` if another one has it.
+pub(super) fn lock_file(file: &std::fs::File) -> bool {
+    // SAFETY: the descriptor is open for as long as the file is borrowed.
+    unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) == 0 }
 }
 
 /// Whether a poll descriptor has something to report, without waiting.

@@ -98,8 +98,18 @@ impl Registrations {
     /// Makes the registrations of a script on all shards, or nowhere. On a thread that may wait.
     pub(in crate::redis) fn register_everywhere(
         &'static self,
-        mut change: Change<Cpython>,
+        change: Change<Cpython>,
     ) -> Result<(), Refusal> {
+        let session = change.session.clone();
+        let listed = self.requirements.publish(session.requirements());
+        let made = self.make_everywhere(change);
+        if made.is_err() {
+            self.requirements.withdraw(listed);
+        }
+        made
+    }
+
+    fn make_everywhere(&'static self, mut change: Change<Cpython>) -> Result<(), Refusal> {
         let Some(module) = MODULE.get().filter(|module| module.has_shards()) else {
             return crate::engine::Registrar::apply(&self, change).map_err(Refusal::One);
         };
@@ -132,7 +142,7 @@ impl Registrations {
             return applied;
         }
         let question = Question::Apply(transaction);
-        for (shard, answer) in self.ask(module, &question, bundle.add.len()) {
+        for (shard, answer) in self.ask(module, &question, &bundle) {
             // It was verified: a shard that fails now has gone, and learns of it when it is back.
             if let Err(error) = answer {
                 let text = format!("shard {shard} will get registrations later: {error}");
@@ -175,7 +185,7 @@ impl Registrations {
             bundle: bundle.clone(),
         };
         let refused: Vec<_> = self
-            .ask(module, &question, bundle.add.len())
+            .ask(module, &question, bundle)
             .into_iter()
             .filter_map(|(_, answer)| answer.err())
             .collect();
@@ -186,15 +196,17 @@ impl Registrations {
         }
     }
 
-    /// Asks all others about so many functions, and waits.
+    /// Asks all others about registrations, and waits.
     fn ask(
         &self,
         module: &'static crate::redis::Module,
         question: &Question,
-        functions: usize,
+        bundle: &BundleWire,
     ) -> Vec<(ShardId, Result<Vec<u8>, String>)> {
         let (send, receive) = mpsc::channel();
-        let most = if functions > MANY {
+        let mut sessions = bundle.sessions.iter();
+        let installs = sessions.any(|session| !session.requirements.is_empty());
+        let most = if installs || bundle.add.len() > MANY {
             self.settings.max_install_idle()
         } else {
             self.settings.max_idle()
@@ -255,7 +267,7 @@ impl Registrations {
     }
 
     /// Makes what was shipped. Needs no lock but those of the language.
-    fn unpack(&self, bundle: &BundleWire) -> Result<Vec<Made>, String> {
+    fn unpack(&self, bundle: &BundleWire, from: ShardId) -> Result<Vec<Made>, String> {
         let mut sessions = Vec::new();
         for wire in &bundle.sessions {
             let linked = self
@@ -263,7 +275,10 @@ impl Registrations {
                 .with(|_| self.linked_session(&wire.id, Some(wire)));
             let session = match linked.or_else(|| known_session(wire)) {
                 Some(known) => known,
-                None => python::receive_session(wire)
+                None => self
+                    .requirements
+                    .needs(wire, from)
+                    .and_then(|needs| python::receive_session(wire, needs))
                     .map_err(|error| format!("Failed deserializing session, {error}"))?,
             };
             sessions.push((wire, session));
@@ -287,7 +302,11 @@ impl Registrations {
                 session_wire: (*session_wire).clone(),
             })
         };
-        bundle.add.iter().map(made).collect()
+        let mut all: Vec<_> = bundle.add.iter().map(|_| None).collect();
+        for at in Self::by_session(&bundle.add) {
+            all[at] = Some(made(&bundle.add[at])?);
+        }
+        Ok(all.into_iter().flatten().collect())
     }
 
     /// Whether registrations of another shard can be made here; if so they are kept until it says to
@@ -296,8 +315,9 @@ impl Registrations {
         &self,
         transaction: String,
         bundle: BundleWire,
+        from: ShardId,
     ) -> Result<(), String> {
-        let made = self.unpack(&bundle);
+        let made = self.unpack(&bundle, from);
         let verified = made.and_then(|made| {
             self.lock.with(|_| {
                 self.refuse_writes()?;
@@ -347,15 +367,24 @@ impl Registrations {
         &'static self,
         transaction: &str,
     ) -> Result<String, String> {
+        let held = self.lock.with(|_| self.state().held.remove(transaction));
+        let Some(held) = held else {
+            self.lock.with(|_| self.let_go_of(transaction));
+            return Err("it does not know them any more".to_owned());
+        };
+        self.publish(&held.made);
         self.lock.with(|_| {
             self.let_go_of(transaction);
-            let held = self.state().held.remove(transaction);
-            let Some(held) = held else {
-                return Err("it does not know them any more".to_owned());
-            };
             self.join_made(&held.bundle, held.made);
             Ok("OK".to_owned())
         })
+    }
+
+    /// Lists what these need, and has replicas get it before them.
+    fn publish(&self, made: &[Made]) {
+        for one in made {
+            self.requirements.publish(one.session.requirements());
+        }
     }
 
     /// Where code on several shards registers the same name at once, that with the lowest id stays, on
@@ -404,6 +433,7 @@ impl Registrations {
 
     /// Makes registrations. The server lock is held.
     fn join_made(&'static self, bundle: &BundleWire, made: Vec<Made>) {
+        let replaced = self.unlinked(bundle);
         let ids = bundle.remove.iter();
         let ids: Vec<_> = ids.filter_map(|id| Id::parse(id.as_bytes())).collect();
         self.replace_sessions(bundle);
@@ -414,6 +444,7 @@ impl Registrations {
                 self.join(one.function, one.wire, &one.session, &one.session_wire);
             }
         }
+        self.release(replaced);
         self.activate();
         if let Some(version) = &bundle.version {
             self.adopt_version(version.clone());
@@ -425,8 +456,10 @@ impl Registrations {
     pub(in crate::redis) fn take_for_others(
         &'static self,
         mut bundle: BundleWire,
+        from: ShardId,
     ) -> Result<(), String> {
-        let made = self.unpack(&bundle)?;
+        let made = self.unpack(&bundle, from)?;
+        self.publish(&made);
         self.lock.with(|_| {
             self.refuse_writes()?;
             self.join_if_free(&mut bundle, made);
@@ -524,6 +557,7 @@ impl Registrations {
         &'static self,
         sealed: &[u8],
         version: &Version,
+        from: ShardId,
     ) -> Result<usize, String> {
         let mut bundle: BundleWire = unseal(sealed).map_err(|damage| damage.to_string())?;
         let (own, known) = self.lock.with(|_| {
@@ -549,7 +583,8 @@ impl Registrations {
         let used = |session: &SessionWire| bundle.add.iter().any(|w| w.session == session.id);
         let sessions = std::mem::take(&mut bundle.sessions);
         bundle.sessions = sessions.into_iter().filter(used).collect();
-        let made = self.unpack(&bundle)?;
+        let made = self.unpack(&bundle, from)?;
+        self.publish(&made);
         self.lock.with(|_| {
             self.refuse_writes()?;
             if !newer {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::{Entry, Fires, Function, ListedSession, Registrations};
 use crate::engine::Id;
+use crate::python::Requirement;
 
 impl Registrations {
     /// All registrations with what a listing shows, in the order in which they were registered. The
@@ -61,8 +62,8 @@ impl ListedSession {
     pub(in crate::redis) fn text(&self) -> String {
         let session = &self.session;
         let ids = self.registrations.iter().map(|id| format!("'{id}'"));
-        let needs = session.requirements().into_iter();
-        let needs = needs.map(|name| format!("{{'name':{}}}", python_text(name)));
+        let needs = session.requirements().iter();
+        let needs = needs.map(|one| requirement_text(one));
         let join = |list: Vec<String>| list.join(",");
         format!(
             "{{'sessionId':{id}, 'sessionName':{id}, 'sessionDescription':{}, 'refCount': {}, \
@@ -83,6 +84,18 @@ impl ListedSession {
     pub(in crate::redis) fn place(&self) -> &'static str {
         if self.linked { "primary" } else { "None" }
     }
+}
+
+/// A requirement as a Python literal.
+fn requirement_text(requirement: &Requirement) -> String {
+    let wheels = requirement.wheels().unwrap_or_default();
+    let wheels: Vec<_> = wheels.iter().map(|wheel| python_text(wheel)).collect();
+    format!(
+        "{{'name':{}, 'basePath':{}, 'wheels':[{}]}}",
+        python_text(requirement.name()),
+        python_text(&requirement.folder().to_string_lossy()),
+        wheels.join(","),
+    )
 }
 
 /// A text as a Python literal.

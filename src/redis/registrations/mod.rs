@@ -12,6 +12,7 @@ mod keys;
 mod listing;
 mod manage;
 mod persistence;
+mod revive;
 mod sessions;
 mod spec;
 mod stream_groups;
@@ -28,6 +29,7 @@ use super::config::Settings;
 use super::lock::Lock;
 use super::raw::{self, Args, BlockedClient, Ctx, EventCtx, Filtered, Server};
 use super::reply;
+use super::requirements::Requirements;
 use crate::engine::wire::{RegistrationWire, RunWire, SourceWire, Version, WhatWire};
 use crate::engine::{
     Caller, Chunk, Command, Id, Lane, Launch, LogLevel, Mode, Registration, Registry, Reply,
@@ -140,6 +142,7 @@ pub(super) struct Registrations {
     lock: Arc<Lock>,
     registry: Arc<Registry<Cpython>>,
     settings: Arc<Settings>,
+    requirements: &'static Requirements,
     state: Mutex<State>,
     next: AtomicU64,
     /// How many there are of each kind: looked at before anything else.
@@ -182,6 +185,7 @@ impl Registrations {
         lock: Arc<Lock>,
         registry: Arc<Registry<Cpython>>,
         settings: Arc<Settings>,
+        requirements: &'static Requirements,
     ) -> std::io::Result<&'static Self> {
         let timers = Timers::start()?;
         Ok(REGISTRATIONS.get_or_init(|| Self {
@@ -189,6 +193,7 @@ impl Registrations {
             lock,
             registry,
             settings,
+            requirements,
             state: Mutex::default(),
             next: AtomicU64::new(0),
             keys: AtomicUsize::new(0),

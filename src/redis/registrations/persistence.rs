@@ -13,7 +13,8 @@ use crate::engine::wire::{BundleWire, RegistrationWire, SessionWire, Version, se
 use crate::engine::{Id, LogLevel};
 use crate::python::{self, Session};
 use crate::redis::MODULE;
-use crate::redis::raw::{self, Args, Aux, Ctx, Loaded, TimerKeys, Writer};
+use crate::redis::raw::{self, Args, Aux, Before, Ctx, Loaded, TimerKeys, Writer};
+use crate::redis::requirements;
 
 /// More than this in a file is damage.
 const MOST: u64 = 1 << 32;
@@ -23,6 +24,11 @@ pub(in crate::redis) const AUX: Aux = Aux {
     save,
     load,
     is_empty,
+    before: Before {
+        save: requirements::save,
+        load: requirements::load,
+        is_empty: requirements::is_empty,
+    },
 };
 
 /// The keys of time events.
@@ -119,8 +125,13 @@ impl Registrations {
     pub(super) fn session_of(&self, wire: &SessionWire) -> Result<Arc<Session>, String> {
         match self.linked_session(&wire.id, Some(wire)) {
             Some(linked) => Ok(linked),
-            None => python::receive_session(wire),
+            None => self.new_session(wire),
         }
+    }
+
+    fn new_session(&self, wire: &SessionWire) -> Result<Arc<Session>, String> {
+        let needs = self.requirements.obtain(wire, self.is_loading())?;
+        python::receive_session(wire, needs)
     }
 
     /// Applies what was loaded or replicated: sessions and registrations that are here already stay
@@ -133,7 +144,7 @@ impl Registrations {
             let session = if stays {
                 self.session_of(wire)?
             } else {
-                python::receive_session(wire)?
+                self.new_session(wire)?
             };
             sessions.push((wire, session));
         }
@@ -155,22 +166,32 @@ impl Registrations {
             .iter()
             .map(|wire| known(wire).map(|known| (wire, known)))
             .collect::<Result<Vec<_>, _>>()?;
+        let limits = self.registry.limits();
+        let mut functions: Vec<_> = add.iter().map(|_| None).collect();
+        for at in Self::by_session(&bundle.add) {
+            let (wire, (id, of, session)) = &add[at];
+            if !self.state().order_of.contains_key(id) {
+                let (language, limits) = (&of.language, limits.clone());
+                let function = python::receive_registration(wire, *id, session, language, limits);
+                functions[at] = Some(function);
+            }
+        }
+        let replaced = self.unlinked(&bundle);
         let parsed = bundle.remove.iter().map(|id| Id::parse(id.as_bytes()));
         self.replace_sessions(&bundle);
         self.remove_all(&parsed.flatten().collect::<Vec<_>>(), Waiting::AreAnswered);
-        for (wire, (id, of, session)) in add {
-            if self.state().order_of.contains_key(&id) {
+        for ((wire, (id, of, session)), function) in add.into_iter().zip(functions) {
+            let known = self.state().order_of.contains_key(&id);
+            let Some(function) = function.filter(|_| !known) else {
                 continue;
-            }
-            let limits = self.registry.limits().clone();
-            let language = &of.language;
-            let function = python::receive_registration(wire, id, &session, language, limits);
+            };
             if let Some(broken) = &function.broken {
                 function.statistics.fail(broken.clone());
                 self.log(LogLevel::Warning, broken);
             }
             self.join(function, wire.clone(), &session, of);
         }
+        self.release(replaced);
         self.activate();
         if let Some(version) = bundle.version {
             self.adopt_version(version);
@@ -254,6 +275,7 @@ impl Registrations {
 
     /// Sends all registrations to replicas and AOF. The server lock is held.
     fn send_all(&self) {
+        self.requirements.send_all();
         let bundle = self.all();
         self.server
             .replicate(c"RG.INNERREGISTER", &[&seal(&bundle)]);

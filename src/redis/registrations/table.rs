@@ -173,6 +173,7 @@ impl Registrations {
 
     /// Makes a change that was verified, on this shard. The server lock is held.
     pub(super) fn make(&'static self, change: Change<Cpython>, bundle: &BundleWire) {
+        let replaced = self.unlinked(bundle);
         if let Some(replaced) = &change.replaces {
             self.replace_session(replaced);
         }
@@ -183,6 +184,7 @@ impl Registrations {
                 self.join(function, wire.clone(), &change.session, session);
             }
         }
+        self.release(replaced);
         self.activate();
         if let Some(version) = &bundle.version {
             self.adopt_version(version.clone());
@@ -223,6 +225,7 @@ impl Registrations {
             self.fires(&function, &wire.trigger)
         };
         self.learn_commands(&wire.trigger);
+        self.requirements.enter(session.requirements());
         if self.is_loading() {
             self.state().after_load.push(function.clone());
         } else {
@@ -431,6 +434,7 @@ impl Registrar<Cpython> for &'static Registrations {
     }
 
     fn apply(&self, change: Change<Cpython>) -> Result<(), String> {
+        self.requirements.publish(change.session.requirements());
         self.lock.with(|server| {
             self.refuse_writes()?;
             self.verify_all(&change)?;

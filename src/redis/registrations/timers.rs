@@ -165,11 +165,13 @@ impl Registrations {
         event: TimeEvent<Cpython>,
     ) -> Result<bool, String> {
         let (key, user) = (event.key.clone(), event.session.user_name().to_owned());
+        let session = event.session.clone();
         let number = self.time_events.insert(event);
         let Some(key) = key else {
             self.arm(number);
             return Ok(true);
         };
+        self.requirements.publish(session.requirements());
         let held = self.lock.with(|server| {
             if raw::is_replica() {
                 return Err("READONLY You can't write against a read only replica.".into());

@@ -1,0 +1,43 @@
+//! The thread that pip is waited for on: one requirement at a time.
+
+use std::sync::{Mutex, PoisonError, mpsc};
+use std::thread;
+
+use crate::python;
+use crate::redis::guard::guard;
+use crate::redis::threads::Job;
+
+/// The thread; it starts with the first job.
+#[derive(Default)]
+pub(super) struct Installer(Mutex<Option<mpsc::Sender<Job>>>);
+
+impl Installer {
+    /// Runs a job when all jobs before it are done.
+    pub(super) fn run(&self, job: Job) -> std::io::Result<()> {
+        let mut sender = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let sender = match &*sender {
+            Some(sender) => sender,
+            None => sender.insert(start()?),
+        };
+        // It ends only with the process.
+        let _ = sender.send(job);
+        Ok(())
+    }
+}
+
+fn start() -> std::io::Result<mpsc::Sender<Job>> {
+    let (sender, jobs) = mpsc::channel::<Job>();
+    let work = move || {
+        for job in &jobs {
+            guard(job);
+        }
+    };
+    thread::Builder::new()
+        .name("geartrain-install".into())
+        .stack_size(16 << 20)
+        .spawn(move || {
+            let mut work = work;
+            python::enter_thread(&mut work);
+        })?;
+    Ok(sender)
+}
