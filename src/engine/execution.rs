@@ -535,14 +535,12 @@ impl<L: Language> Execution<L> {
                 work.pipeline.fail_here(RecordError::new(text));
             }
         }
-        if work.pipeline.is_waiting() {
-            // There may be room at a cut again.
-            work.pipeline.refresh();
-            self.settle(&mut work.pipeline);
+        if self.moves_on(&mut work.pipeline) {
+            return Turn::More;
         }
         let turn = match &self.remote {
             Some(remote) => self.turn_together(remote, work),
-            None => self.go_on(&mut work.pipeline),
+            None => self.waits(&work.pipeline).then_some(Turn::Wait),
         };
         if let Some(turn) = turn {
             return turn;
@@ -614,22 +612,26 @@ impl<L: Language> Execution<L> {
         }
     }
 
-    /// Goes on with records whose promises are kept. It is woken when others are.
-    fn settle(&self, pipeline: &mut Pipeline<L>) {
-        pipeline.wakes(|| self.wake());
-        if pipeline.may_settle() {
-            self.attach(|s| pipeline.settle(s));
+    /// Goes on with records whose promises are kept, and with what waited for room, if there is any. It
+    /// is woken when other promises are kept.
+    fn moves_on(&self, pipeline: &mut Pipeline<L>) -> bool {
+        if !pipeline.is_waiting() && !pipeline.is_paused() {
+            return false;
         }
+        pipeline.wakes(|| self.wake());
+        pipeline.refresh();
+        if !pipeline.may_settle() && !pipeline.is_paused() {
+            return false;
+        }
+        self.attach(|s| {
+            let settled = pipeline.settle(s);
+            pipeline.resume(s) || settled
+        })
     }
 
-    /// Goes on with what waited for room at a stage; `None` if there is room for more.
-    fn go_on(&self, pipeline: &mut Pipeline<L>) -> Option<Turn> {
-        if pipeline.is_paused() {
-            self.attach(|s| pipeline.resume(s));
-            let waits = pipeline.is_paused() && pipeline.clogged(0).is_some();
-            return Some(if waits { Turn::Wait } else { Turn::More });
-        }
-        pipeline.clogged(0).map(|_| Turn::Wait)
+    /// Whether nothing more may come in for now.
+    fn waits(&self, pipeline: &Pipeline<L>) -> bool {
+        pipeline.is_paused() || pipeline.clogged(0).is_some()
     }
 
     /// What the other shards make this one do, if anything.
@@ -639,9 +641,9 @@ impl<L: Language> Execution<L> {
         match remote.todo(work.pipeline.clogged_cuts()) {
             Todo::Own => {
                 work.pipeline.refresh();
-                if let Some(turn) = self.go_on(&mut work.pipeline) {
-                    remote.waits_for_promises(turn == Turn::Wait);
-                    return Some(turn);
+                if self.waits(&work.pipeline) {
+                    remote.waits_for_promises(work.pipeline.is_waiting());
+                    return Some(Turn::Wait);
                 }
                 if remote.take_moved() {
                     self.find_moved(work);

@@ -282,9 +282,9 @@ impl<L: Language> Outgoing<L> {
         self.cuts.iter().filter(|cut| cut.entry <= stage).count()
     }
 
-    /// Whether a cut has no room for more.
-    pub(super) fn is_full(&self) -> bool {
-        self.cuts.iter().any(|cut| cut.full)
+    /// Whether a cut has no room for what comes to this stage.
+    pub(super) fn is_full(&self, from: usize) -> bool {
+        self.cuts.iter().any(|cut| cut.full && cut.entry >= from)
     }
 
     fn send(&mut self, to: usize, batch: Batch) {

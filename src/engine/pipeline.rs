@@ -448,7 +448,7 @@ impl<L: Language> Pipeline<L> {
 
     /// Whether there is no room for a record that comes to this stage: at a cut, or at a stage.
     pub(super) fn is_full(&self, at: usize) -> bool {
-        self.out.as_ref().is_some_and(Outgoing::is_full) || self.clogged(at).is_some()
+        self.out.as_ref().is_some_and(|out| out.is_full(at)) || self.clogged(at).is_some()
     }
 
     /// Cuts whose records would come to a stage that can hold no more, or before it.
@@ -469,22 +469,23 @@ impl<L: Language> Pipeline<L> {
         self.paused.iter().any(|paused| paused.at() > at)
     }
 
-    /// Goes on with what waited for room.
-    pub(super) fn resume(&mut self, s: L::Scope<'_>) {
-        let mut rest = std::mem::take(&mut self.paused);
-        while let Some(paused) = rest.pop_front() {
+    /// Goes on with what waited for room; whether there was any. What comes to a later stage is ahead
+    /// of the rest, and need not wait for it.
+    pub(super) fn resume(&mut self, s: L::Scope<'_>) -> bool {
+        let mut moved = false;
+        for paused in std::mem::take(&mut self.paused) {
             if self.is_full(paused.at()) {
-                rest.push_front(paused);
-                break;
+                self.paused.push_back(paused);
+                continue;
             }
+            moved = true;
             match paused {
                 Paused::Chunk(at, chunk, from) => self.feed_from(s, at, &chunk, from),
                 Paused::Several(at, several) => self.push_several(s, at, several),
                 Paused::Values { at, values, keyed } => self.push_values(s, at, values, keyed),
             }
         }
-        // What paused again comes before what did not go on at all.
-        self.paused.append(&mut rest);
+        moved
     }
 
     fn push_values(

@@ -392,3 +392,28 @@ fn what_was_promised_waits_for_room_as_well() {
     });
     assert_eq!(mesh.run(), (texts([10_000]), vec![]));
 }
+
+#[test]
+fn records_that_are_promised_around_several_cuts_all_arrive() {
+    for round in 0..4 {
+        let mesh = Mesh::new([2500, 1500 + round, 2500], || {
+            let same = || later(1000, |x| Ok(x[0].clone()));
+            vec![
+                Step::Map(same()),
+                Step::Repartition(modulo(7)),
+                Step::Map(same()),
+                Step::Repartition(modulo(5)),
+                Step::Map(same()),
+                Step::Accumulate(counts(false)),
+                Step::Collect,
+                Step::Accumulate(f(|x| {
+                    Ok(match x {
+                        [before, x] => Value::Number(number(before) + number(x)),
+                        _ => x[0].clone(),
+                    })
+                })),
+            ]
+        });
+        assert_eq!(mesh.run(), (texts([6500 + round as i64]), vec![]));
+    }
+}

@@ -205,8 +205,9 @@ impl<L: Language> Pipeline<L> {
         Ok(())
     }
 
-    /// Goes on with records whose promises are kept.
-    pub(super) fn settle(&mut self, s: L::Scope<'_>) {
+    /// Goes on with records whose promises are kept; whether there were any.
+    pub(super) fn settle(&mut self, s: L::Scope<'_>) -> bool {
+        let mut moved = false;
         // From the end: so there is room for what comes after it.
         for at in (0..self.stages.len()).rev() {
             while !self.is_full(at + 1) && !self.is_paused_behind(at) {
@@ -217,10 +218,12 @@ impl<L: Language> Pipeline<L> {
                     break;
                 };
                 self.held -= 1;
+                moved = true;
                 L::breathe(s);
                 self.go_on(s, at, held);
             }
         }
+        moved
     }
 
     /// Whether a promise was kept.
