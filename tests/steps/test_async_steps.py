@@ -360,6 +360,29 @@ GB('ShardsIDReader').flatmap(lambda x: [(i, 'x' * {size}) for i in range(8000)])
 
 
 @pytest.mark.cluster
+def test_what_is_collected_does_not_hold_what_comes_before_it(env):
+    """The first shard can send no more to the second one, which is slow; meanwhile it gets from the
+    third one more than its map may hold, and what that has collected."""
+    first, second, third = env.each(lambda shard: shard.tag)
+    identifier = env.start(
+        f"""{ASLEEP}
+def records(x):
+    if hashtag() == '{first}':
+        return ['{second}'] * 6000
+    return ['{first}', '{third}'] * 3000 if hashtag() == '{third}' else []
+async def slow(r):
+    await asyncio.sleep({{'{first}': 0.05, '{second}': 1}}.get(hashtag(), 0))
+    return 'x' * 100
+GB('ShardsIDReader').flatmap(records).map(lambda r: (r, 'x' * 250)).repartition(lambda r: r[0]) \\
+    .map(slow).run()
+"""
+    )
+    env.wait_status(identifier, "done")
+    results, errors = env.wait(identifier)
+    assert (len(results), errors) == (12000, [])
+
+
+@pytest.mark.cluster
 @pytest.mark.parametrize(
     "steps", ["map({}).count()", "count().map({})", "repartition(lambda x: x).map({})"]
 )
