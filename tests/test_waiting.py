@@ -269,7 +269,6 @@ async def work(r):
         "sys.setrecursionlimit(60)",
         "recurse()",
         "signal.set_wakeup_fd(-1)",
-        "loop.remove_reader(loop._ssock)",
         "_thread.interrupt_main()",
         "gc.collect()",
         "sys.exit(1)",

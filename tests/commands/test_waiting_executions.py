@@ -180,8 +180,7 @@ async def work(r):
         with wire:
             wire.receive()
     assert env.still_runs()
-    statuses = set(env.executions().values())
-    assert statuses <= {"done", "aborted"}
+    wait_until(lambda: set(env.executions().values()) <= {"done", "aborted"})
     if not words:
         wait_until(lambda: env.client.get("ended"))
 
