@@ -35,13 +35,17 @@ def _refuse_in_atomic_block():
 
 
 class _Loop(asyncio.SelectorEventLoop):
+    def __init__(self):
+        super().__init__()
+        super().set_task_factory(_task)
+
     def create_future(self):
         return GearsFuture(loop=self)
 
     def _shared(self):
-        raise RuntimeError("the event loop is that of all scripts: it can not be stopped")
+        raise RuntimeError("the event loop is that of all scripts: it stays as it is")
 
-    stop = close = _shared
+    stop = close = set_task_factory = _shared
 
 
 def _guarded(coroutine):
@@ -71,7 +75,6 @@ def _task(loop, coroutine, **options):
 
 
 loop = _Loop()
-loop.set_task_factory(_task)
 
 _posted = _collections.deque()
 _told = False

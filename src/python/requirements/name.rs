@@ -33,10 +33,10 @@ impl Part {
 }
 
 /// The client of RedisGears names its repository, which is gone, as the requirement of every script
-/// that it sends. PyPI has its last release, which asks for a cloudpickle that is too old for the
-/// Pythons of today.
+/// that it sends. PyPI has its last release, which asks for a cloudpickle and a redis that are too old
+/// for the Pythons of today.
 const BUILT_IN: &str = "*git+https://github.com/RedisGears/redisgears-py* --no-deps gearsclient \
-                        cloudpickle>=3";
+                        cloudpickle>=3 redis";
 
 impl Alias {
     /// Those that everybody has.
@@ -248,7 +248,8 @@ mod tests {
             text: "gearsclient".into(),
             alone: true,
         };
-        assert_eq!(instead, [gone, Part::new("cloudpickle>=3")]);
+        let more = ["cloudpickle>=3", "redis"].map(Part::new);
+        assert_eq!(instead, [&[gone], &more[..]].concat());
         assert_eq!(parts("redis", &aliases), [Part::new("redis")]);
         for bad in ["", "old", "old --no-deps", "old -r"] {
             assert!(Alias::parse(bad).is_err(), "{bad}");
