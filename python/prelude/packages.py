@@ -5,10 +5,12 @@ import importlib.machinery
 import site
 import sys
 import sysconfig
+import threading
 import types
 
 OWN_CLOUDPICKLE = "_geartrain_cloudpickle"
 FOLDERS = set()
+LOCK = threading.RLock()
 STANDARD = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")]
 
 
@@ -37,11 +39,12 @@ def comes_from(name, folder):
 
 def prefer(wanted):
     """Packages are looked for in these folders, the last one first."""
-    at = place()
     order = [folder for folder, _ in reversed(wanted)]
-    if sys.path[at : at + len(order)] != order:
-        for folder, names in wanted:
-            use(folder, names)
+    with LOCK:
+        at = place()
+        if sys.path[at : at + len(order)] != order:
+            for folder, names in wanted:
+                use(folder, names)
 
 
 def use(folder, names):
@@ -65,9 +68,10 @@ def use(folder, names):
 
 def forget(folder):
     """Nothing is imported from this folder any more."""
-    FOLDERS.discard(folder)
-    if folder in sys.path:
-        sys.path.remove(folder)
+    with LOCK:
+        FOLDERS.discard(folder)
+        if folder in sys.path:
+            sys.path.remove(folder)
     importlib.invalidate_caches()
     for name, module in list(sys.modules.items()):
         if inside(module, folder):
@@ -78,16 +82,20 @@ def load_own_cloudpickle():
     """The cloudpickle of the system under a name of our own. What functions travel by names its
     parts: were it the one that requirements bring, or replace, what one server writes another could
     not read, nor this one after its next start."""
-    system = [path for path in sys.path if path not in FOLDERS]
-    find = importlib.machinery.PathFinder.find_spec
-    spec = find("cloudpickle", system) or find("cloudpickle")
-    if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError("No module named 'cloudpickle'", name="cloudpickle")
-    package = types.ModuleType(OWN_CLOUDPICKLE)
-    package.__path__ = list(spec.submodule_search_locations)
-    sys.modules[OWN_CLOUDPICKLE] = package
-    parts = importlib.import_module(OWN_CLOUDPICKLE + ".cloudpickle")
-    if not hasattr(parts, "CloudPickler"):
-        # Before version 3.
-        parts = importlib.import_module(OWN_CLOUDPICKLE + ".cloudpickle_fast")
-    package.CloudPickler = parts.CloudPickler
+    with LOCK:
+        # Another thread may have been as quick.
+        if hasattr(sys.modules.get(OWN_CLOUDPICKLE), "CloudPickler"):
+            return
+        system = [path for path in sys.path if path not in FOLDERS]
+        find = importlib.machinery.PathFinder.find_spec
+        spec = find("cloudpickle", system) or find("cloudpickle")
+        if spec is None or not spec.submodule_search_locations:
+            raise ModuleNotFoundError("No module named 'cloudpickle'", name="cloudpickle")
+        package = types.ModuleType(OWN_CLOUDPICKLE)
+        package.__path__ = list(spec.submodule_search_locations)
+        sys.modules[OWN_CLOUDPICKLE] = package
+        parts = importlib.import_module(OWN_CLOUDPICKLE + ".cloudpickle")
+        if not hasattr(parts, "CloudPickler"):
+            # Before version 3.
+            parts = importlib.import_module(OWN_CLOUDPICKLE + ".cloudpickle_fast")
+        package.CloudPickler = parts.CloudPickler

@@ -29,7 +29,7 @@ pub(crate) use language::Cpython;
 pub(crate) use link::Allocator;
 pub(crate) use profile::{profile_text, reset_profile};
 pub(crate) use requirements::{
-    Alias, Ends, Failure, NotHere, Payload, Remains, Requirement, Sources, Uses, prefer,
+    Alias, Allowed, Ends, Failure, NotHere, Payload, Remains, Requirement, Sources, Uses, prefer,
     remove_wheels, shown,
 };
 pub(crate) use session::{Needs, Session};

@@ -7,8 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use crate::engine::Limits;
-use crate::engine::glob::Pattern;
-use crate::python::{Alias, Sources};
+use crate::python::{Alias, Allowed, Sources};
 
 /// Who owned a setting in RedisGears 1.x: replies differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -319,7 +318,7 @@ impl Settings {
         let wheels = text(b"RequirementWheels");
         let allowed = text(b"AllowedRequirements");
         let patterns = allowed.split_whitespace();
-        let patterns: Vec<_> = patterns.map(|p| Pattern::new(p.as_bytes())).collect();
+        let patterns: Vec<_> = patterns.map(Allowed::new).collect();
         let mut aliases = Vec::new();
         if let Value::List(list) = self.get(b"RequirementAlias") {
             for alias in list {

@@ -1,9 +1,11 @@
 """Requirements from a folder of wheels: installed, shared, replaced, refused."""
 
+import os
 import pathlib
 import tempfile
 
 import pytest
+from env import pairs
 from packages import is_ready, listed, make_wheel, new_name, registers, requirements, versions
 from server import wait_until
 
@@ -25,6 +27,11 @@ def package():
 
 def log_of(env):
     return "".join(env.each(lambda shard: shard.server.log()))
+
+
+def files_in(env, name):
+    """Files of a name below the server's folder, in which others may go meanwhile."""
+    return [folder for folder, _, files in os.walk(env.server.folder) if name in files]
 
 
 def test_a_plan_imports_what_is_required(env, package):
@@ -98,7 +105,7 @@ def test_wheels_that_can_not_be_installed(env):
     error = env.refused(versions(name), "REQUIREMENTS", name)
     want = "Failed installing requirements on shard, please check shard logs for more details."
     assert error == want
-    assert not list(pathlib.Path(env.server.folder).rglob(f"{name}.py"))
+    assert not files_in(env, f"{name}.py")
 
 
 @pytest.mark.parametrize("name", ["-r x", "--help", "", " ", "a\nb", "a\0b", "x" * 2000])
@@ -112,8 +119,7 @@ def test_what_can_be_no_requirement(env, name):
 )
 def test_nothing_goes_through_a_shell(env, name):
     assert env.refused("GB().run()", "REQUIREMENTS", name) == NOT_BUILT
-    folder = pathlib.Path(env.server.folder)
-    assert not list(folder.rglob("*pwned")) and not pathlib.Path("pwned").exists()
+    assert not files_in(env, "pwned") and not pathlib.Path("pwned").exists()
 
 
 def test_a_known_requirement_is_shared(env, package):
@@ -288,3 +294,43 @@ def test_pth_files_and_namespace_packages(env, package):
         GB('ShardsIDReader').map(lambda x: {other}.a.VERSION + {other}.b.VERSION).run()
     """
     assert env.results(script, *words) == ["ab"] * env.shard_count
+
+
+def sessions(env, *words):
+    """What each shard says of its only session."""
+
+    def of(shard):
+        (entry,) = shard.client.execute_command("RG.PYDUMPSESSIONS", *words)
+        return pairs(entry)
+
+    return env.each(of)
+
+
+def test_sessions_list_their_requirements(env, package):
+    name = f"{package}==3"
+    env.register(registers(package), "ID", "test", "REQUIREMENTS", name)
+    for entry in sessions(env):
+        assert entry["requirementInstallationNeeded"] == 1
+        assert entry["requirements"] == [name]
+    for entry in sessions(env, "VERBOSE"):
+        (description,) = entry["requirements"]
+        assert description[3] == name and len(description) == 18
+        assert pairs(description)["IsInReqDictionary"] == "yes"
+    env.register(registers(package), "ID", "test", "UPGRADE", "REQUIREMENTS", name)
+    # Nothing was installed for this one.
+    assert [e["requirementInstallationNeeded"] for e in sessions(env)] == [0] * env.shard_count
+
+
+@pytest.mark.single("about one listing")
+def test_a_session_with_one_requirement(env, package):
+    name = f"{package}==3"
+    env.register(registers(package), "REQUIREMENTS", name)
+    (entry,) = sessions(env)
+    assert entry["sessionDescription"] is None
+    assert (entry["refCount"], entry["linked"], entry["dead"]) == (1, "primary", "false")
+    assert entry["requirementInstallationNeeded"] == 1
+    assert entry["requirements"] == [name]
+    assert [identifier.rpartition("-")[0] for identifier in entry["registrations"]] == ["0" * 40]
+    (needs,) = env.session()["depsList"]
+    assert needs["name"] == name and needs["wheels"] == [f"{package}-3-py3-none-any.whl"]
+    assert needs["basePath"] == requirements(env)[name]["Path"]

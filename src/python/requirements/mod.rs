@@ -19,12 +19,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::interpreter::world;
-use crate::engine::glob::Pattern;
 use crate::engine::wire::RequirementWire;
 use crate::engine::{LogLevel, random_id};
 
 use install::NotUnpacked;
-pub(crate) use name::Alias;
+pub(crate) use name::{Alias, Allowed};
 use os::os;
 pub(super) use paths::load_own_cloudpickle;
 pub(crate) use payload::Payload;
@@ -40,7 +39,7 @@ pub(crate) struct Sources {
     /// A folder of wheels: nothing else is looked at.
     pub(crate) wheels: Option<PathBuf>,
     /// What requirements may match, if not all are allowed.
-    pub(crate) allowed: Option<Vec<Pattern>>,
+    pub(crate) allowed: Option<Vec<Allowed>>,
     /// What is installed in place of others.
     pub(crate) aliases: Vec<Alias>,
 }

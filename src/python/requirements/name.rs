@@ -97,13 +97,33 @@ pub(super) fn check(name: &str) -> Result<(), String> {
 
 /// Whether an allow-list has a requirement. One that names a path or an URL must match as a whole,
 /// any other one by the name of its project.
-pub(super) fn is_allowed(name: &str, allowed: &[Pattern]) -> bool {
+pub(super) fn is_allowed(name: &str, allowed: &[Allowed]) -> bool {
     let whole = name.trim();
+    if is_elsewhere(whole) {
+        let mut elsewhere = allowed.iter().filter(|allowed| allowed.elsewhere);
+        return elsewhere.any(|allowed| allowed.pattern.matches(whole.as_bytes()));
+    }
     let project = normalized(project(whole));
-    let plain = !is_elsewhere(whole);
-    allowed.iter().any(|pattern| {
-        pattern.matches(whole.as_bytes()) || (plain && pattern.matches(project.as_bytes()))
+    allowed.iter().any(|allowed| {
+        allowed.pattern.matches(whole.as_bytes()) || allowed.pattern.matches(project.as_bytes())
     })
+}
+
+/// What requirements may match: projects, or paths and URLs.
+#[derive(Debug, Clone)]
+pub(crate) struct Allowed {
+    pattern: Pattern,
+    elsewhere: bool,
+}
+
+impl Allowed {
+    /// One of these; a lone star is anything.
+    pub(crate) fn new(pattern: &str) -> Self {
+        Self {
+            pattern: Pattern::new(pattern.as_bytes()),
+            elsewhere: pattern == "*" || is_elsewhere(pattern),
+        }
+    }
 }
 
 /// Whether it is, or may be, a path or an URL rather than the name of a project.
@@ -208,7 +228,7 @@ mod tests {
     #[test]
     fn an_allow_list_knows_projects_by_name_and_the_rest_as_a_whole() {
         let allowed: Vec<_> = ["redis", "my-*", "git+https://host/ours/*", "./wheels/*.whl"]
-            .map(|pattern| Pattern::new(pattern.as_bytes()))
+            .map(Allowed::new)
             .to_vec();
         for good in [
             "redis",

@@ -1,7 +1,9 @@
 //! Python programs that run beside the server: pip, and what unpacks wheels.
 
-use std::ffi::OsStr;
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader, pipe};
+use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
@@ -36,6 +38,32 @@ fn program() -> PyResult<PathBuf> {
     })
 }
 
+/// Where programs are looked for, if nobody says.
+const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+
+/// The environment of the server. Some (Valkey 9.1 of Debian testing) have none where libraries look
+/// for it; how they were started then says what it was.
+fn environment() -> HashMap<OsString, OsString> {
+    let mut all: HashMap<_, _> = std::env::vars_os().collect();
+    if all.is_empty() {
+        let started = std::fs::read("/proc/self/environ").unwrap_or_default();
+        all = parse_environment(&started);
+    }
+    all.entry("PATH".into()).or_insert_with(|| PATH.into());
+    all
+}
+
+/// `name=value` pairs with a NUL behind each.
+fn parse_environment(bytes: &[u8]) -> HashMap<OsString, OsString> {
+    let text = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
+    let pairs = bytes.split(|&byte| byte == 0).filter_map(|pair| {
+        let at = pair.iter().position(|&byte| byte == b'=')?;
+        let (name, value) = pair.split_at(at);
+        (!name.is_empty()).then(|| (text(name), text(&value[1..])))
+    });
+    pairs.collect()
+}
+
 /// Runs a script of ours with these arguments. Each line that it writes goes to `tell`, when it
 /// comes. The error says why it could not run.
 pub(super) fn run<S: AsRef<OsStr>>(
@@ -52,6 +80,8 @@ pub(super) fn run<S: AsRef<OsStr>>(
         .args(options)
         .args(["-c", script])
         .args(arguments)
+        .env_clear()
+        .envs(environment())
         .stdin(Stdio::null())
         .stderr(writer.try_clone().map_err(failed)?)
         .stdout(writer);
@@ -125,4 +155,18 @@ fn listen(
 fn end(child: &mut Child) {
     let _ = child.kill();
     let _ = child.wait();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_environment;
+
+    #[test]
+    fn an_environment_is_read() {
+        let all = parse_environment(b"A=1\0B=x=y\0C=\0nonsense\0=z\0\0");
+        let mut all: Vec<_> = all.iter().map(|(a, b)| (a.to_str(), b.to_str())).collect();
+        all.sort_unstable();
+        let want = [("A", "1"), ("B", "x=y"), ("C", "")];
+        assert_eq!(all, want.map(|(a, b)| (Some(a), Some(b))));
+    }
 }

@@ -81,11 +81,10 @@ impl Registrations {
         let broken = state.entries.iter();
         let broken = broken.filter(|(_, entry)| matches!(entry.fires, Fires::Broken));
         let waiting = broken.filter_map(|(&order, entry)| {
+            let session: &Arc<Session> = &entry.function.plan.context;
+            let needs = session.requirements();
+            let ready = !needs.is_empty() && needs.iter().all(|one| one.is_installed());
             let linked = state.sessions.get(&entry.wire.session)?;
-            let session = linked.session()?;
-            let mut needs = session.requirements().iter();
-            let ready = !session.requirements().is_empty()
-                && needs.all(|requirement| requirement.is_installed());
             ready.then(|| Waiting {
                 order,
                 wire: entry.wire.clone(),

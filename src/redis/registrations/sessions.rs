@@ -41,11 +41,6 @@ impl Linked {
         }
     }
 
-    /// It, unless it is gone.
-    pub(super) fn session(&self) -> Option<Arc<Session>> {
-        self.session.upgrade()
-    }
-
     /// Whether it is this very one.
     fn is(&self, session: &Arc<Session>) -> bool {
         std::ptr::eq(self.session.as_ptr(), Arc::as_ptr(session))
