@@ -334,3 +334,21 @@ def test_a_session_with_one_requirement(env, package):
     (needs,) = env.session()["depsList"]
     assert needs["name"] == name and needs["wheels"] == [f"{package}-3-py3-none-any.whl"]
     assert needs["basePath"] == requirements(env)[name]["Path"]
+
+
+def test_what_is_refused_changes_no_function(env, tmp_path):
+    """Also if a part of it could be installed."""
+    name = new_name()
+    env.register(
+        f"""
+        GB('CommandReader').map(lambda x: __import__('{name}').VERSION).register(trigger='v')
+        """,
+        *("REQUIREMENTS", str(make_wheel(tmp_path, name, "1"))),
+    )
+    assert set(env.trigger("v")) == {"1"}
+    newer, broken = make_wheel(tmp_path, name, "2"), tmp_path / "broken-1-py3-none-any.whl"
+    broken.write_bytes(b"no wheel")
+    env.refused("1", "REQUIREMENTS", str(newer), str(broken))
+    assert set(env.trigger("v")) == {"1"}
+    assert env.call("RG.PYEXECUTE", "1", "REQUIREMENTS", str(newer)) in ("OK", b"OK")
+    assert "2" in env.trigger("v")

@@ -247,7 +247,8 @@ impl Requirement {
         fs::create_dir_all(&self.folder)
     }
 
-    /// Has pip fetch or build its wheels, and installs them. Takes as long as it takes.
+    /// Has pip fetch or build its wheels, and installs them. Takes as long as it takes. Nothing is
+    /// imported from it before [`prefer`]: others of the same script may fail.
     pub(crate) fn make(&self, sources: &Sources) -> Result<(), Failure> {
         let made = self.try_make(sources);
         if let Err(failure) = made {
@@ -276,7 +277,7 @@ impl Requirement {
             Failure::Build
         })?;
         self.received(os().to_owned(), found);
-        self.unpack().map_err(|_| Failure::Install)
+        self.unpack_wheels().map_err(|_| Failure::Install)
     }
 
     fn find_wheels(&self) -> io::Result<Vec<String>> {
@@ -309,9 +310,17 @@ impl Requirement {
         });
     }
 
-    /// Installs its wheels. The error is [`NotHere::Unfit`] if those of another platform were received: it
-    /// can still be made here.
+    /// Installs its wheels, and has modules looked for in them. The error is [`NotHere::Unfit`] if those
+    /// of another platform were received: it can still be made here.
     pub(crate) fn unpack(&self) -> Result<(), NotHere> {
+        self.unpack_wheels()?;
+        paths::prefer(&[self.place()]).map_err(|error| {
+            self.tell(&error);
+            NotHere::Failed
+        })
+    }
+
+    fn unpack_wheels(&self) -> Result<(), NotHere> {
         let (os, files) = {
             let state = self.state();
             (state.os.clone(), state.wheels.clone())
@@ -330,10 +339,6 @@ impl Requirement {
         let names = fs::read_to_string(names).unwrap_or_default();
         let names: Vec<_> = names.lines().map(str::to_owned).collect();
         self.state().names = names;
-        paths::prefer(&[self.place()]).map_err(|error| {
-            self.tell(&error);
-            NotHere::Failed
-        })?;
         self.tell(&format!("installed in {}", self.folder.display()));
         self.set(|state| state.stage = Stage::Installed);
         Ok(())

@@ -137,8 +137,12 @@ impl Requirements {
         let job = requirement.clone();
         self.install(Box::new(move || {
             if let Some(requirements) = REQUIREMENTS.get() {
-                let made = requirements.make(&[job]);
-                let _ = send.send(made.is_ok());
+                let wanted = [job];
+                let made = requirements.make(&wanted).is_ok();
+                if made {
+                    python::prefer(&wanted);
+                }
+                let _ = send.send(made);
             }
         }));
         done.recv().unwrap_or(false)
