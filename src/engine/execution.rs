@@ -731,7 +731,10 @@ impl<L: Language> Execution<L> {
         });
         match flushed {
             Flushed::Some => {}
-            Flushed::Waits => return self.wait_for_promises(remote, &mut work.pipeline),
+            Flushed::Waits => {
+                remote.waits_for_promises(true);
+                return self.wait_for_promises(&mut work.pipeline);
+            }
             Flushed::Cut(cut) => work.crossing = Some(cut),
             Flushed::All => {
                 remote.done_here();
@@ -743,9 +746,8 @@ impl<L: Language> Execution<L> {
         Turn::More
     }
 
-    fn wait_for_promises(&self, remote: &Remote, pipeline: &mut Pipeline<L>) -> Turn {
+    fn wait_for_promises(&self, pipeline: &mut Pipeline<L>) -> Turn {
         pipeline.wakes(|| self.wake());
-        remote.waits_for_promises(true);
         Turn::Wait
     }
 
@@ -768,11 +770,10 @@ impl<L: Language> Execution<L> {
 
     /// What is to be done after all was flushed that could be.
     fn after_flush(&self, pipeline: &mut Pipeline<L>, flushed: Flushed) -> Turn {
-        if flushed == Flushed::All {
-            return Turn::End;
+        match flushed {
+            Flushed::All => Turn::End,
+            Flushed::Some | Flushed::Cut(_) | Flushed::Waits => self.wait_for_promises(pipeline),
         }
-        pipeline.wakes(|| self.wake());
-        Turn::Wait
     }
 
     /// Begins to read. The reader wakes this execution when it waits.

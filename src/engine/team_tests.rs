@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use super::testing::{
-    Bench, Callback, Numbers, Toy, Value, bench, counts, counts_by_key, f, keys, wait,
+    Bench, Callback, Numbers, Toy, Value, bench, counts, counts_by_key, f, keys, sums, wait,
 };
 use super::waiting_tests::later;
 use super::*;
@@ -233,12 +233,7 @@ fn two_cuts_in_a_row_wait_for_each_other() {
             Step::Repartition(modulo(5)),
             Step::Accumulate(counts(false)),
             Step::Collect,
-            Step::Accumulate(f(|x| {
-                Ok(match x {
-                    [before, x] => Value::Number(number(before) + number(x)),
-                    _ => x[0].clone(),
-                })
-            })),
+            Step::Accumulate(sums()),
         ]
     };
     let mesh = Mesh::new([4000, 100, 900], steps);
@@ -352,12 +347,7 @@ fn one_record_that_becomes_many_waits_for_room() {
             Step::Repartition(modulo(5)),
             Step::Accumulate(counts(false)),
             Step::Collect,
-            Step::Accumulate(f(|x| {
-                Ok(match x {
-                    [before, x] => Value::Number(number(before) + number(x)),
-                    _ => x[0].clone(),
-                })
-            })),
+            Step::Accumulate(sums()),
         ]
     });
     assert_eq!(mesh.run(), (texts([240_000]), vec![]));
@@ -406,12 +396,7 @@ fn records_that_are_promised_around_several_cuts_all_arrive() {
                 Step::Map(same()),
                 Step::Accumulate(counts(false)),
                 Step::Collect,
-                Step::Accumulate(f(|x| {
-                    Ok(match x {
-                        [before, x] => Value::Number(number(before) + number(x)),
-                        _ => x[0].clone(),
-                    })
-                })),
+                Step::Accumulate(sums()),
             ]
         });
         assert_eq!(mesh.run(), (texts([6500 + round as i64]), vec![]));

@@ -103,6 +103,15 @@ pub(super) fn counts(hinted: bool) -> Arc<Callback> {
     })
 }
 
+/// The accumulator that adds up numbers.
+pub(super) fn sums() -> Arc<Callback> {
+    f(|x| match x {
+        [Value::Number(before), Value::Number(x)] => Ok(Value::Number(before + x)),
+        [first] => Ok(first.clone()),
+        other => Err(format!("not numbers: {other:?}")),
+    })
+}
+
 /// A session that counts interrupts.
 #[derive(Default)]
 pub(super) struct Session(pub(super) AtomicUsize);

@@ -342,28 +342,13 @@ fn register_time_event(py: Python<'_>, args: &Bound<'_, PyTuple>) -> PyResult<bo
         .map_err(gears_error)
 }
 
-/// A name whose feature comes with a later version, with the error of its wrong use.
-macro_rules! not_yet {
-    ($($function:ident $name:literal $error:literal),* $(,)?) => {$(
-        #[doc = concat!($name, ": comes with a later version.")]
-        #[pyfunction]
-        #[pyo3(signature = (*_args, **_kargs), name = $name)]
-        fn $function(
-            _args: &Bound<'_, PyTuple>,
-            _kargs: Option<&Bound<'_, PyDict>>,
-        ) -> PyResult<()> {
-            let later = concat!($name, " is not available yet: it comes with a later version");
-            Err(gears_error(if $error.is_empty() {
-                later.to_owned()
-            } else {
-                format!("{}: {later}", $error)
-            }))
-        }
-    )*};
-}
-
-not_yet! {
-    save_globals "_saveGlobals" "",
+/// _saveGlobals(): RedisGears called it once for itself.
+#[pyfunction]
+#[pyo3(signature = (*_args, **_kargs), name = "_saveGlobals")]
+fn save_globals(_args: &Bound<'_, PyTuple>, _kargs: Option<&Bound<'_, PyDict>>) -> PyResult<()> {
+    Err(gears_error(
+        "_saveGlobals was internal to RedisGears: there is nothing for it to do here",
+    ))
 }
 
 /// A place where text that a script prints goes: the server's log, line by line.
