@@ -16,6 +16,8 @@ generator of the data knows, every call and event with the counters of the regis
 result or a refused command makes the exit status 1. A missed target does not: nothing here fails
 on seconds.
 
+The rows of requirements install them from PyPI.
+
 Environment: GEARTRAIN_SERVER (default redis-server), GEARTRAIN_MODULE (default
 target/release/libgeartrain.so of this repository), GEARTRAIN_PYTHON (default /usr/bin/python3, for
 the plain loop: the interpreter of the version that the module embeds). Needs redis-py >= 5 and
@@ -57,6 +59,7 @@ import beside  # noqa: F401
 import coroutines  # noqa: F401
 import events  # noqa: F401
 import memory  # noqa: F401
+import requirements  # noqa: F401
 import streams  # noqa: F401
 import triggers  # noqa: F401
 from rows import ROWS, Bench
