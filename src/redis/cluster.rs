@@ -37,7 +37,7 @@ struct Around {
 
 impl Surroundings for Around {
     fn topology(&self) -> Option<Arc<Topology>> {
-        self.nodes.topology()
+        self.nodes.topology(self.server)
     }
 
     fn idle(&self) -> Duration {
@@ -82,7 +82,7 @@ pub(super) fn start(
     if server.node_id().is_none() {
         return Ok(None);
     }
-    let nodes = Nodes::open(server).ok_or("the server has no cluster-config-file")?;
+    let nodes = Nodes::of(server).ok_or("the server has no cluster-config-file")?;
     let around = Around {
         server,
         settings: settings.clone(),
@@ -112,54 +112,85 @@ pub(super) fn heard_on_bus(from: ShardId, message: &[u8]) {
 /// The file in which the server writes what it knows of the cluster, whenever that changes. (To ask
 /// by CLUSTER SLOTS ends Valkey 8.0 to 9.0.0 where no client stands behind it.) Read by all threads.
 pub(super) struct Nodes {
-    server: Server,
     path: PathBuf,
     /// Whether shards connect by TLS.
     tls: AtomicBool,
-    last: Mutex<Option<(Version, Arc<Topology>)>>,
+    last: Mutex<Option<Read>>,
+}
+
+/// What was in the file.
+struct Read {
+    version: Version,
+    /// Whether no other version can look like this one any more.
+    settled: bool,
+    topology: Arc<Topology>,
 }
 
 /// Differs between two versions of the file: where it lies, how long it is, when it was written, and
 /// which of its ports count.
 type Version = (u64, u64, Option<SystemTime>, bool);
 
+/// Within this time a file may be written again and carry the same time: clocks of file systems are
+/// as coarse as that.
+const TICK: Duration = Duration::from_secs(2);
+
 impl Nodes {
-    fn open(server: Server) -> Option<Arc<Self>> {
+    fn of(server: Server) -> Option<Arc<Self>> {
         let mut values = config(server, &["cluster-config-file", "tls-cluster"]);
         let tls = values.remove("tls-cluster").as_deref() == Some("yes");
-        Some(Arc::new(Self {
-            server,
-            path: values.remove("cluster-config-file")?.into(),
+        Some(Arc::new(Self::new(
+            values.remove("cluster-config-file")?.into(),
+            tls,
+        )))
+    }
+
+    fn new(path: PathBuf, tls: bool) -> Self {
+        Self {
+            path,
             tls: AtomicBool::new(tls),
             last: Mutex::new(None),
-        }))
+        }
     }
 
     /// The cluster at this moment.
-    fn topology(&self) -> Option<Arc<Topology>> {
+    fn topology(&self, server: Server) -> Option<Arc<Topology>> {
+        self.read().unwrap_or_else(|error| {
+            let path = self.path.display();
+            let text = format!("{path}, which tells of the cluster, can not be read: {error}");
+            server.log(LogLevel::Warning, &text);
+            None
+        })
+    }
+
+    /// What the file says; `None` if it is being written.
+    fn read(&self) -> std::io::Result<Option<Arc<Topology>>> {
         let tls = self.tls.load(Ordering::Relaxed);
-        let data = std::fs::metadata(&self.path).ok()?;
-        let version = (data.ino(), data.len(), data.modified().ok(), tls);
+        let data = std::fs::metadata(&self.path)?;
+        let written = data.modified().ok();
+        let version = (data.ino(), data.len(), written, tls);
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((seen, topology)) = &*last
-            && *seen == version
+        if let Some(read) = &*last
+            && read.settled
+            && read.version == version
         {
-            return Some(topology.clone());
+            return Ok(Some(read.topology.clone()));
         }
-        match std::fs::read_to_string(&self.path) {
-            Ok(nodes) => {
-                // Nothing is in it while it is being written.
-                let topology = Arc::new(Topology::parse(&nodes, tls)?);
-                *last = Some((version, topology.clone()));
-                Some(topology)
-            }
-            Err(error) => {
-                let path = self.path.display();
-                let text = format!("{path}, which tells of the cluster, can not be read: {error}");
-                self.server.log(LogLevel::Warning, &text);
-                None
-            }
+        let settled = written.is_some_and(|at| at.elapsed().is_ok_and(|since| since > TICK));
+        let nodes = std::fs::read_to_string(&self.path)?;
+        let Some(mut topology) = Topology::parse(&nodes, tls).map(Arc::new) else {
+            return Ok(None);
+        };
+        if let Some(read) = &*last
+            && *read.topology == *topology
+        {
+            topology = read.topology.clone();
         }
+        *last = Some(Read {
+            version,
+            settled,
+            topology: topology.clone(),
+        });
+        Ok(Some(topology))
     }
 }
 
@@ -200,7 +231,7 @@ impl Module {
             if let Some(me) = self.server.node_id() {
                 cluster.set_topology(Arc::new(Topology::new(me, [])));
             }
-        } else if let Some(topology) = watch.nodes.topology() {
+        } else if let Some(topology) = watch.nodes.topology(self.server) {
             cluster.set_topology(topology);
         }
     }
@@ -436,5 +467,54 @@ impl Station for Here {
                 module.meet(shard);
             }
         }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::io::Write;
+
+    const ME: &str = "0123456789012345678901234567890123456789";
+
+    /// A file of one node, written at this time.
+    fn write(path: &std::path::Path, slots: &str, at: SystemTime) {
+        let mut file = File::create(path).expect("a file");
+        let node = format!("{ME} 127.0.0.1:7000@17000 myself,master - 0 0 1 connected {slots}\n");
+        file.write_all(node.as_bytes()).expect("written");
+        file.write_all(b"vars currentEpoch 1 lastVoteEpoch 0\n")
+            .expect("written");
+        file.set_modified(at).expect("a time");
+    }
+
+    #[test]
+    fn a_file_that_changes_within_a_tick_is_read_again() {
+        let name = format!("geartrain-{}-nodes.conf", uuid::Uuid::new_v4());
+        let path = std::env::temp_dir().join(name);
+        let nodes = Nodes::new(path.clone(), false);
+        let owns = |slot| {
+            let topology = nodes.read().expect("read").expect("whole");
+            topology.owner(slot).is_some()
+        };
+
+        let now = SystemTime::now();
+        write(&path, "0-16376", now);
+        assert!(!owns(16377));
+        write(&path, "0-16377", now);
+        assert!(owns(16377));
+
+        // What does not change stays the same, and what is old is not read again.
+        let first = nodes.read().expect("read");
+        let second = nodes.read().expect("read");
+        assert!(Arc::ptr_eq(&first.expect("whole"), &second.expect("whole")));
+        let old = now - 2 * TICK;
+        write(&path, "0-16378", old);
+        assert!(owns(16378));
+        write(&path, "0-16379", old);
+        assert!(!owns(16379));
+        write(&path, "0-16379", now);
+        assert!(owns(16379));
+        std::fs::remove_file(&path).expect("removed");
     }
 }
