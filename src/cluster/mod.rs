@@ -120,6 +120,8 @@ pub struct Cluster {
     surroundings: Box<dyn Surroundings>,
     station: Box<dyn Station>,
     state: RwLock<State>,
+    /// Held by whoever looks how the cluster is.
+    refreshing: Mutex<()>,
     /// That of the slots as they are now.
     digest: AtomicU64,
     parts: Mutex<HashMap<Id, Attendance>>,
@@ -146,6 +148,8 @@ enum Event {
     Drive(BoxFuture<'static, ()>),
     /// An execution can not go on.
     Lost(Id, String),
+    /// The cluster is another one; these are not in it any more.
+    Changed(Vec<Shard>),
 }
 
 impl Cluster {
@@ -168,6 +172,7 @@ impl Cluster {
             surroundings,
             station,
             state: RwLock::default(),
+            refreshing: Mutex::default(),
             digest: AtomicU64::new(0),
             parts: Mutex::default(),
             peers: Mutex::default(),
@@ -249,8 +254,19 @@ impl Cluster {
         }
     }
 
-    /// The cluster is this now. Connections to shards that stay are kept.
-    pub fn set_topology(&self, topology: Arc<Topology>) {
+    /// Looks how the cluster is now. Connections to shards that stay are kept.
+    pub fn refresh(&self) {
+        // What is read last is what stays.
+        let _one = self
+            .refreshing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(topology) = self.surroundings.topology() {
+            self.set_topology(topology);
+        }
+    }
+
+    fn set_topology(&self, topology: Arc<Topology>) {
         let known = self.topology();
         if known.is_some_and(|known| Arc::ptr_eq(&known, &topology)) {
             return;
@@ -290,11 +306,26 @@ impl Cluster {
             // Fails only when the network thread is gone, and the server with it.
             let _ = self.events.send(Event::Drive(driver));
         }
-        for link in gone {
-            let why = format!("{} is no master of the cluster any more", link.shard);
-            self.lost(link.shard.id, &why);
+        // By the network thread, since the one that noticed may be at work for an execution.
+        let gone = gone.iter().map(|link| link.shard.clone()).collect();
+        let _ = self.events.send(Event::Changed(gone));
+    }
+
+    /// Tells executions that the cluster is another one.
+    fn changed(&self, gone: &[Shard]) {
+        for shard in gone {
+            let why = format!("{shard} is no master of the cluster any more");
+            self.lost(shard.id, &why);
         }
-        self.slots_changed(&topology);
+        let digest = self.digest.load(Ordering::Relaxed);
+        let hit: Vec<_> = {
+            let parts = self.parts();
+            let changed = parts.values().filter(|part| part.slots.digest() != digest);
+            changed.filter_map(Attendance::part).collect()
+        };
+        for part in hit {
+            part.moved();
+        }
     }
 
     /// What went to other shards.
@@ -411,19 +442,6 @@ impl Cluster {
         let _ = self.events.send(Event::Lost(id, why));
     }
 
-    fn slots_changed(&self, topology: &Topology) {
-        let hit: Vec<_> = {
-            let parts = self.parts();
-            let changed = parts
-                .values()
-                .filter(|part| part.slots.digest() != topology.slots().digest());
-            changed.filter_map(Attendance::part).collect()
-        };
-        for part in hit {
-            part.moved();
-        }
-    }
-
     /// Looks whether somebody is silent for too long.
     fn look(&self) {
         let now = Instant::now();
@@ -468,6 +486,11 @@ async fn serve(cluster: Weak<Cluster>, mut events: UnboundedReceiver<Event>) {
                         part.lost(&why);
                     }
                 }
+                Some(Event::Changed(gone)) => {
+                    if let Some(cluster) = cluster.upgrade() {
+                        cluster.changed(&gone);
+                    }
+                }
             },
             _ = look.tick() => match cluster.upgrade() {
                 Some(cluster) => cluster.look(),
@@ -483,6 +506,7 @@ impl Shards for Cluster {
     }
 
     fn team(&self, id: Id) -> Option<Team> {
+        self.refresh();
         let topology = self.others()?;
         let shards: Arc<[ShardId]> = topology.shards().iter().map(|shard| shard.id).collect();
         let me = shards.iter().position(|&shard| shard == topology.me)?;
@@ -568,6 +592,7 @@ impl Cluster {
         let parse = |id: &String| ShardId::parse(id.as_bytes());
         let shards: Option<Vec<_>> = prepare.slots.shards.iter().map(parse).collect();
         let id = Id::parse(prepare.id.as_bytes());
+        self.refresh();
         let slots = self.shared_slots(&prepare.slots);
         let (Some(shards), Some(id), Some(slots)) = (shards, id, slots) else {
             let text = format!("shard {from} sent a plan without ids that make sense");

@@ -141,6 +141,10 @@ impl Topology {
             // Its master, when it pinged and ponged, its epoch and the state of its link.
             let slots: Vec<_> = words.skip(5).collect();
             if is("myself") {
+                if is("slave") {
+                    // Its master does what there is to do.
+                    return Some(Self::new(id, []));
+                }
                 me = Some(id);
                 moving = slots.iter().find_map(|word| parse_moving(word));
             }
@@ -439,6 +443,10 @@ mod tests {
         assert_eq!(topology.owner(101), Some(id(b'b')));
         let tls = Topology::parse(&file, true).expect("this server is in it");
         assert_eq!(tls.shard(id(b'a')).map(|shard| shard.port), Some(8001));
+        let replica = file.replace("master,fail", "myself,slave");
+        let replica = replica.replacen("myself,master", "master", 1);
+        let replica = Topology::parse(&replica, false).expect("this server is in it");
+        assert_eq!((replica.me, replica.is_cluster()), (id(b'b'), false));
         assert!(Topology::parse("", false).is_none());
         for cut in 0..file.len() {
             let part = file.get(..cut).unwrap_or_default();

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::config::Settings;
 use super::lock::Lock;
-use super::raw::{self, Server};
+use super::raw::Server;
 use super::registrations::Registrations;
 use super::{MODULE, Module};
 use crate::cluster::{Access, Answer, Cluster, Station, Surroundings, Tls, Topology};
@@ -221,18 +221,10 @@ impl Module {
         }
     }
 
-    /// Reads the cluster. The server lock is held.
+    /// Reads the cluster.
     pub(super) fn read_cluster(&self) {
-        let Some((cluster, watch)) = &self.cluster else {
-            return;
-        };
-        if raw::is_replica() {
-            // Its master does what there is to do.
-            if let Some(me) = self.server.node_id() {
-                cluster.set_topology(Arc::new(Topology::new(me, [])));
-            }
-        } else if let Some(topology) = watch.nodes.topology(self.server) {
-            cluster.set_topology(topology);
+        if let Some(cluster) = self.cluster() {
+            cluster.refresh();
         }
     }
 
