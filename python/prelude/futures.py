@@ -7,6 +7,9 @@ that started it in a context variable, which asyncio keeps over every await.
 import asyncio
 import collections as _collections
 import contextvars as _contextvars
+import functools as _functools
+import queue as _queue
+import time as _time
 import traceback as _traceback
 import types as _types
 import weakref as _weakref
@@ -42,18 +45,35 @@ class _Loop(asyncio.SelectorEventLoop):
     def create_future(self):
         return GearsFuture(loop=self)
 
+    def call_at(self, when, callback, *args, context=None):
+        if when != when:
+            # It would be in the way of all timers behind it.
+            raise ValueError("Invalid delay: NaN (not a number)")
+        return super().call_at(when, callback, *args, context=context)
+
     def _shared(self):
         raise RuntimeError("the event loop is that of all scripts: it stays as it is")
 
     stop = close = set_task_factory = _shared
 
 
+_WORK = _contextvars.ContextVar("gears_work", default=None)
+"""The work on a promise that a coroutine is part of, as are the tasks that it starts."""
+
+
+def _call(function, argument):
+    return function(argument)
+
+
 def _guarded(coroutine):
     """Drives a coroutine; it may not wait inside an atomic block, which would hold the server."""
     value = error = None
+    work = _WORK.get()
+    call = _call if work is None else work.call
     while True:
         try:
-            waited = coroutine.send(value) if error is None else coroutine.throw(error)
+            go_on, given = (coroutine.send, value) if error is None else (coroutine.throw, error)
+            waited = call(go_on, given)
         except StopIteration as end:
             return end.value
         if isInAtomicBlock():
@@ -104,13 +124,36 @@ def _complain(what):
     log(f"{what}: {_traceback.format_exc()}", level="warning")
 
 
-def _context_of(session):
+def _context_of(session, work):
     context = _contextvars.copy_context()
     context.run(_SESSION.set, session)
+    context.run(_WORK.set, work)
     return context
 
 
+_called_off = _queue.SimpleQueue()
+"""Tasks, and the work they are on, that nobody waits for any more."""
+
+
+def _cancel(task):
+    task = task()
+    if task is not None:
+        task.cancel()
+
+
+def _call_off():
+    while True:
+        task, work = _called_off.get()
+        _post(_contextvars.copy_context(), _cancel, task)
+        # What never gives way is interrupted; between, it may end what it has to.
+        while work.interrupt():
+            _time.sleep(0.5)
+
+
 async def _keep_promise(coroutine, promise):
+    work, task = _WORK.get(), _weakref.ref(asyncio.current_task())
+    # No code in Python, which the interrupt of a step that is aborted may hit.
+    work.ends_by(_functools.partial(_called_off.put, (task, work)))
     try:
         value = await coroutine
     except BaseException as error:
@@ -121,7 +164,8 @@ async def _keep_promise(coroutine, promise):
 
 def _start(coroutine, promise, session):
     """Runs a coroutine that a callback returned; the promise gets what it comes to."""
-    _post(_context_of(session), loop.create_task, _keep_promise(coroutine, promise))
+    context = _context_of(session, promise.work())
+    _post(context, loop.create_task, _keep_promise(coroutine, promise))
 
 
 def createFuture():
@@ -186,9 +230,12 @@ def runCoroutine(cr, f=None, delay=0, s=None):
         raise TypeError(f"runCoroutine takes what gearsFuture returns, not {type(f).__name__}")
     if s is not None and not isinstance(s, redisgears.PyExecutionSession):
         raise redisgears.GearsError("Given object is not of type GearsSession")
+    promise = None if f is None else f._promise()
+    work = None if promise is None else promise.work()
     later = _run_later(cr, delay)
-    task = _run_alone(later) if f is None else _keep_promise(later, f._promise())
-    _post(_context_of(getGearsSession() if s is None else s), loop.create_task, task)
+    task = _run_alone(later) if promise is None else _keep_promise(later, promise)
+    context = _context_of(getGearsSession() if s is None else s, work)
+    _post(context, loop.create_task, task)
 
 
 class _Resolver:
@@ -218,3 +265,4 @@ def _run_loop():
 
 
 Thread(target=_run_loop, name="geartrain-asyncio", daemon=True).start()
+Thread(target=_call_off, name="geartrain-cancel", daemon=True).start()

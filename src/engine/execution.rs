@@ -852,7 +852,12 @@ impl<L: Language> Execution<L> {
 
     /// Drops what may hold values of the language while attached.
     fn drop_attached(&self, work: Box<Work<L>>) {
-        self.attach(|_| drop(work));
+        self.attach(|_| {
+            if work.aborted {
+                work.pipeline.call_off();
+            }
+            drop(work);
+        });
     }
 
     /// Gives up what a worker finds of an execution that has ended.

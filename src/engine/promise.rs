@@ -10,24 +10,38 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use super::RecordError;
 
 /// What becomes of a record. Crosses threads: whoever has the result keeps it, a worker takes it.
-#[derive(Debug)]
 pub struct Promise<O> {
     state: Mutex<State<O>>,
 }
 
-#[derive(Debug)]
 enum State<O> {
-    /// Nothing yet; who is told.
-    Open(Option<Arc<Bell>>),
+    /// Nothing yet; who is told, and how work on it is called off.
+    Open(Option<Arc<Bell>>, Option<CallOff>),
     Kept(Result<O, RecordError>),
     Taken,
+    /// Nobody wants it any more.
+    CalledOff,
+}
+
+/// Ends the work on a promise that nobody waits for any more.
+pub(super) type CallOff = Box<dyn FnOnce() + Send>;
+
+impl<O> std::fmt::Debug for Promise<O> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match &*self.state() {
+            State::Open(..) => "Promise (open)",
+            State::Kept(_) => "Promise (kept)",
+            State::Taken => "Promise (taken)",
+            State::CalledOff => "Promise (called off)",
+        })
+    }
 }
 
 impl<O> Promise<O> {
     /// One that is not kept.
     pub fn new() -> Arc<Self> {
         Arc::new(Self {
-            state: Mutex::new(State::Open(None)),
+            state: Mutex::new(State::Open(None, None)),
         })
     }
 
@@ -35,27 +49,54 @@ impl<O> Promise<O> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps it. One that is kept already gives the result back.
+    /// Keeps it. One that is kept already gives the result back; one that was called off drops it.
     pub fn keep(&self, result: Result<O, RecordError>) -> Option<Result<O, RecordError>> {
         let mut state = self.state();
-        let bell = match &mut *state {
-            State::Open(bell) => bell.take(),
+        match &mut *state {
             State::Kept(_) | State::Taken => return Some(result),
-        };
-        *state = State::Kept(result);
+            State::CalledOff => return None,
+            State::Open(..) => {}
+        }
+        let open = std::mem::replace(&mut *state, State::Kept(result));
         drop(state);
-        if let Some(bell) = bell {
+        if let State::Open(Some(bell), _) = open {
             bell.ring();
         }
         None
+    }
+
+    /// How the work on it is called off, by whoever does it; at once if it was.
+    pub fn ends_by(&self, end: CallOff) {
+        let mut state = self.state();
+        match &mut *state {
+            State::Open(_, ends) => *ends = Some(end),
+            State::CalledOff => {
+                drop(state);
+                end();
+            }
+            State::Kept(_) | State::Taken => {}
+        }
+    }
+
+    /// Nobody waits for it any more: what works on it ends.
+    pub(super) fn call_off(&self) {
+        let mut state = self.state();
+        if !matches!(&*state, State::Open(..)) {
+            return;
+        }
+        let open = std::mem::replace(&mut *state, State::CalledOff);
+        drop(state);
+        if let State::Open(_, Some(end)) = open {
+            end();
+        }
     }
 
     /// Rings when it is kept, at once if it is.
     pub(super) fn listen(&self, bell: &Arc<Bell>) {
         let mut state = self.state();
         match &mut *state {
-            State::Open(listener) => *listener = Some(bell.clone()),
-            State::Kept(_) | State::Taken => {
+            State::Open(listener, _) => *listener = Some(bell.clone()),
+            State::Kept(_) | State::Taken | State::CalledOff => {
                 drop(state);
                 bell.ring();
             }
@@ -168,6 +209,33 @@ mod tests {
         assert_eq!(promise.take(), Some(Ok(1)));
         assert_eq!(promise.take(), None);
         assert_eq!(promise.keep(Ok(3)), Some(Ok(3)));
+    }
+
+    #[test]
+    fn work_on_what_is_called_off_ends_once() {
+        let (count, end) = counted();
+        let (early, late, kept) = (Promise::new(), Promise::new(), Promise::new());
+        let end = Arc::new(end);
+        let ending = || {
+            let end = end.clone();
+            Box::new(move || end()) as CallOff
+        };
+        early.ends_by(ending());
+        early.call_off();
+        early.call_off();
+        assert_eq!(count.load(Ordering::SeqCst), 1);
+        late.call_off();
+        late.ends_by(ending());
+        assert_eq!(count.load(Ordering::SeqCst), 2);
+        // What comes all the same is nobody's, and no mistake.
+        assert_eq!(late.keep(Ok(1)), None);
+        assert_eq!(late.take(), None);
+        kept.ends_by(ending());
+        kept.keep(Ok(1));
+        kept.call_off();
+        assert_eq!(kept.take(), Some(Ok(1)));
+        assert_eq!(count.load(Ordering::SeqCst), 2);
+        early.keep(Ok(1));
     }
 
     #[test]

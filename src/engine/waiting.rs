@@ -77,6 +77,16 @@ impl<L: Language> Queue<L> {
 }
 
 impl<L: Language> Pipeline<L> {
+    /// Calls off what was promised.
+    pub(super) fn call_off(&self) {
+        let held = self.stages.iter().flat_map(|placed| &placed.queue.0);
+        for held in held {
+            if let Held::Promised(promise, _) = held {
+                promise.call_off();
+            }
+        }
+    }
+
     /// Whether records in it wait for a promise.
     pub(super) fn is_waiting(&self) -> bool {
         self.held > 0

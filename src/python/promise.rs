@@ -1,8 +1,9 @@
 //! What a callback gives instead of a result: a coroutine, or what `gearsFuture` returned.
 
 use std::cell::{Cell, RefCell};
-use std::sync::Arc;
+use std::ffi::c_ulong;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pyo3::exceptions::PyGeneratorExit;
 use pyo3::prelude::*;
@@ -10,10 +11,10 @@ use pyo3::types::PyTuple;
 
 use super::api::get_gears_session;
 use super::error::{error_text, gears_error, record_error};
-use super::interpreter::prelude;
+use super::interpreter::{prelude, world};
 use super::link;
-use super::session::current;
-use crate::engine::{Asked, Instead, Promise, RecordError};
+use super::session::{current, interrupt_thread, swallow};
+use crate::engine::{Asked, Instead, LogLevel, Promise, RecordError};
 
 type Promised = Promise<Py<PyAny>>;
 
@@ -169,6 +170,77 @@ impl Keeper {
     fn fail(&self, error: &Bound<'_, PyAny>) {
         self.promise.keep(Err(RecordError::new(bare_text(error))));
     }
+
+    /// The work on it.
+    fn work(&self) -> Work {
+        Work(self.promise.clone())
+    }
+}
+
+/// What works on a promise: a coroutine, and those that it starts.
+#[pyclass(name = "_Work", module = "redisgears", frozen)]
+pub(super) struct Work(Arc<Promised>);
+
+#[pymethods]
+impl Work {
+    /// What to call, on any thread, when nobody waits for the promise any more.
+    fn ends_by(&self, end: Py<PyAny>) {
+        self.0.ends_by(Box::new(move || {
+            Python::attach(|py| {
+                if let Err(error) = end.call0(py) {
+                    let text = format!("a coroutine goes on: {}", error_text(py, &error));
+                    world().environment.log(LogLevel::Warning, &text);
+                }
+            });
+        }));
+    }
+
+    /// Calls what interrupts may hit.
+    fn call<'py>(
+        &self,
+        function: &Bound<'py, PyAny>,
+        argument: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = function.py();
+        *section() = Some(Section {
+            promise: self.0.clone(),
+            thread: link::thread_ident(py),
+            interrupted: false,
+        });
+        let made = function.call1((argument,));
+        let ran = section().take();
+        if ran.is_some_and(|ran| ran.interrupted) {
+            // It may have come too late.
+            swallow(py);
+        }
+        made
+    }
+
+    /// Interrupts what runs for it; whether something does.
+    fn interrupt(&self, py: Python<'_>) -> bool {
+        // Held while the exception is set, so that it can only hit this section.
+        let mut section = section();
+        let section = section.as_mut();
+        let Some(section) = section.filter(|section| Arc::ptr_eq(&section.promise, &self.0)) else {
+            return false;
+        };
+        section.interrupted = true;
+        interrupt_thread(py, section.thread);
+        true
+    }
+}
+
+/// What runs of a coroutine: there is one thread for all of them.
+static SECTION: Mutex<Option<Section>> = Mutex::new(None);
+
+struct Section {
+    promise: Arc<Promised>,
+    thread: c_ulong,
+    interrupted: bool,
+}
+
+fn section() -> MutexGuard<'static, Option<Section>> {
+    SECTION.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for Keeper {

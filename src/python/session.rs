@@ -280,18 +280,22 @@ impl Context for Arc<Session> {
             let mut running = self.running();
             if let Some(section) = running.get_mut(&ticket) {
                 section.interrupted = true;
-                let stopped = py.get_type::<ForceStopped>();
-                link::raise_in(py, section.thread, stopped.as_any());
+                interrupt_thread(py, section.thread);
             }
         });
     }
 }
 
+/// Has what a thread runs fail with GearsForceStopped.
+pub(super) fn interrupt_thread(py: Python<'_>, thread: c_ulong) {
+    let stopped = py.get_type::<ForceStopped>();
+    link::raise_in(py, thread, stopped.as_any());
+}
+
 /// Raises an interrupt that came too late, and drops it. Just to take it back would leave CPython
 /// 3.11 looking for it before each instruction, for ever.
-fn swallow(py: Python<'_>) {
-    let stopped = py.get_type::<ForceStopped>();
-    link::raise_in(py, link::thread_ident(py), stopped.as_any());
+pub(super) fn swallow(py: Python<'_>) {
+    interrupt_thread(py, link::thread_ident(py));
     // It is raised somewhere in there.
     let _ = prelude(py, "_swallow").and_then(|swallow| swallow.call0());
 }

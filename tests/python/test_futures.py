@@ -602,6 +602,15 @@ def test_a_delay_that_is_none(env, delay):
     wait_until(lambda: "end" in log_of(env))
 
 
+def test_a_delay_that_is_no_number_is_in_nobodys_way(new_env):
+    """Behind timers of others it would hold up all that come after it."""
+    env = new_env()
+    env.execute(f"{RUNS}[runCoroutine(note('later'), delay=3600 + i) for i in range(20)]")
+    env.execute(f"{RUNS}[runCoroutine(note('odd'), delay=float('nan')) for _ in range(20)]")
+    env.execute(f"{RUNS}[runCoroutine(note('end'), delay=0.05) for _ in range(9)]")
+    wait_until(lambda: log_of(env).count("end") == 9)
+
+
 def test_a_future_for_two_coroutines(env):
     trigger(
         env,
