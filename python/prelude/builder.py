@@ -2,17 +2,31 @@
 
 The module runs this file once. Every script gets a copy of the names it leaves, so a name that
 should stay private begins with an underscore. Operations with a native twin (``_native``) are
-written out all the same: they say what the twin does, and the tests compare both.
+written out all the same: they say what the twin does, and the tests compare both. Some modules are
+imported for scripts alone, which found them in RedisGears 1.x without an import.
 """
 
 import asyncio
 import builtins
 import copy
+import cProfile
 import dis
+import importlib
 import io
+import itertools
+import logging
+import opcode
+import operator
+import pickle
+import pstats
+import struct
 import sys
+import traceback
+import types
+import weakref
 from asyncio import Future
 from copy import deepcopy as _deepcopy
+from functools import partial
 from threading import Thread
 
 import redisgears
