@@ -117,6 +117,18 @@ def test_text_of_a_script_is_utf8(env):
     assert env.client.get("ключ") == "été"
 
 
+def test_a_script_is_read_as_python_reads_a_file(env):
+    for script, text in (
+        ("\ufeffexecute('set', 'k', 'é')".encode(), "é"),
+        ("# -*- coding: latin-1 -*-\nexecute('set', 'k', 'é')".encode("latin-1"), "é"),
+        (b"execute('set', 'k', 'a')\r\nif 1:\r\n  execute('append', 'k', 'b')\r\n", "ab"),
+    ):
+        assert env.call("RG.PYEXECUTE", script) == "OK"
+        assert env.client.get("k") == text
+    error = env.error("RG.PYEXECUTE", b"x = '\xff'")
+    assert "can't decode byte 0xff" in error and "<string>, line 1" in error
+
+
 def test_classes_decorators_and_closures(env):
     assert env.results(
         f"""
