@@ -168,6 +168,28 @@ def test_a_script_that_takes_names_of_modules(env):
     assert env.results(script) == [str(["mine", ["mine"], ["mine"], 5, 5])] * env.shard_count
 
 
+NOT_OURS = """
+_name = _count = __doc__ = 'mine'
+def _add(a, b): return a + b
+def own(x): return [_name, _count, __doc__, _add(1, 2)]
+"""
+
+
+def test_private_names_are_the_scripts_own(env):
+    """Those of the module's own code are none of its business, wherever its functions arrive."""
+    want = str(["mine", "mine", "mine", 3])
+    script = f"{NOT_OURS}GB('ShardsIDReader').map(own).run()"
+    assert env.results(script) == [want] * env.shard_count
+    env.register(f"{NOT_OURS}GB('CommandReader').map(own).register(trigger='t', mode='sync')")
+    for _ in range(2):
+        assert env.each(lambda shard: shard.trigger("t")) == [[want]] * env.shard_count
+        env.reload()
+    env.execute(
+        "private = [n for n in globals() if n.startswith('_')]\n"
+        "assert set(private) == {'__builtins__', '__name__', '__gears_session__'}, private"
+    )
+
+
 def test_threads_of_a_script(env):
     env.execute(
         """
