@@ -182,7 +182,7 @@ pub(super) fn reply<'py>(py: Python<'py>, reply: Reply) -> PyResult<Bound<'py, P
 
 /// Appends an argument of `execute`: bytes as they are, anything else as text.
 pub(super) fn push_argument(command: &mut Command, value: &Bound<'_, PyAny>) -> PyResult<()> {
-    if let Ok(text) = value.cast::<PyString>() {
+    if let Ok(text) = value.cast_exact::<PyString>() {
         command.push(text.to_str()?.as_bytes());
     } else if let Ok(bytes) = value.cast::<PyBytes>() {
         command.push(bytes.as_bytes());
