@@ -1,18 +1,32 @@
 """What a script sees: GearsBuilder with its derived operations, and the names of RedisGears 1.x.
 
-The module runs this file once. Every script gets a copy of the names it leaves, so a name that
-should stay private begins with an underscore. Operations with a native twin (``_native``) are
-written out all the same: they say what the twin does, and the tests compare both.
+The module runs this file once. Every script gets a copy of the names it leaves, but for those that
+begin with an underscore. Operations with a native twin (``_native``) are written out all the same:
+they say what the twin does, and the tests compare both. Some modules are imported for scripts
+alone, which found them in RedisGears 1.x without an import.
 """
 
 import asyncio
 import builtins
 import copy
+import cProfile
 import dis
+import importlib
 import io
+import itertools
+import logging
+import opcode
+import operator
+import pickle
+import pstats
+import struct
 import sys
+import traceback
+import types
+import weakref
 from asyncio import Future
 from copy import deepcopy as _deepcopy
+from functools import partial
 from threading import Thread
 
 import redisgears
@@ -339,9 +353,13 @@ for _name in dir(PyFlatExecution):
 GB = GearsBuilder
 
 
-def _own_classes(names):
-    """Gives a script a class of its own, so that what it changes in it stays with it."""
+def _names_of_script():
+    """What a script begins with. It has a class of its own, so that what it changes in it stays
+    with it; and no private names, or its own ones would not count where its functions arrive."""
+    names = {name: value for name, value in globals().items() if not name.startswith("_")}
+    names |= {name: globals()[name] for name in ("__builtins__", "__name__")}
     names["GearsBuilder"] = names["GB"] = type("GearsBuilder", (GearsBuilder,), {})
+    return names
 
 
 class GearsSession:

@@ -16,7 +16,7 @@ import _geartrain_cloudpickle as cloudpickle
 NAMES, PRELUDE = "names", "prelude"
 CLASSES = ("GearsBuilder", "GB")
 """Each session has these of its own."""
-OWN = {}
+OWN, IMPORTS = {}, {}
 """Filled once: the prelude is the same for as long as the process lives."""
 
 
@@ -56,12 +56,18 @@ class Shipper(cloudpickle.CloudPickler):
 
 
 def own(prelude):
-    """The names by which the prelude's own functions and classes travel, by their address."""
+    """The names by which the prelude's own functions and classes travel, by their address. What it
+    has imported is found where it is from."""
     if id(prelude) not in OWN:
         own = {id(prelude): PRELUDE}
         for name, value in prelude.items():
-            if isinstance(value, (type, types.FunctionType)):
+            home = getattr(value, "__module__", None)
+            if isinstance(value, types.ModuleType) and value.__name__ != "redisgears":
+                IMPORTS[name] = value
+            elif isinstance(value, (type, types.FunctionType)) and home == prelude["__name__"]:
                 own[id(value)] = name
+            elif isinstance(value, type) and home != "redisgears":
+                IMPORTS[name] = value
         OWN[id(prelude)] = own
     return OWN[id(prelude)]
 
@@ -80,7 +86,9 @@ def set_state(function, state):
     function.__dict__.update(attributes)
     names = function.__globals__
     for name, value in slots.pop("__globals__").items():
-        names.setdefault(name, value)
+        # What a script has made of the name of a module goes before the module.
+        if name not in names or names[name] is IMPORTS.get(name, IMPORTS):
+            names[name] = value
     names.setdefault("__builtins__", builtins)
     slots.pop("_cloudpickle_submodules", None)
     cells, values = function.__closure__ or (), slots.pop("__closure__") or ()
@@ -105,7 +113,8 @@ class Receiver(pickle.Unpickler):
             return self.names
         if name == PRELUDE:
             return self.prelude
-        for place in (self.names, self.prelude):
+        # Of other names a script may have made something else.
+        for place in (self.names, self.prelude) if name in CLASSES else (self.prelude,):
             if name in place:
                 return place[name]
         raise pickle.UnpicklingError(f"this version of geartrain has no {name}")
@@ -129,4 +138,5 @@ def shipped_name(name):
 
 def receive(shipped, names, prelude):
     """A callback from bytes."""
+    own(prelude)  # and with it IMPORTS
     return Receiver(io.BytesIO(shipped), names, prelude).load()

@@ -337,21 +337,26 @@ impl Builder {
         self.start(py, Source::Server(ReaderSpec::KeyNames { pattern }), true)
     }
 
-    /// register(prefix, **kargs): registers the function as it stands; the id.
-    #[pyo3(signature = (prefix, **kargs))]
+    /// register(prefix='*', **kargs): registers the function as it stands; the id.
+    #[pyo3(signature = (*args, **kargs))]
     fn register(
         &self,
         py: Python<'_>,
-        prefix: &Bound<'_, PyAny>,
+        args: &Bound<'_, PyTuple>,
         kargs: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<String> {
+        if args.len() > 1 {
+            return Err(gears_error(
+                "register takes a prefix, and all else by its name",
+            ));
+        }
         let Some(current) = current() else {
             return Err(gears_error(
                 "Can only register execution on registered gears thread",
             ));
         };
         let plan = self.plan().build(Arc::new(current.session.clone()));
-        register(py, &current, plan, prefix, kargs)
+        register(py, &current, plan, args.iter().next().as_ref(), kargs)
     }
 }
 

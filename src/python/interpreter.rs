@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString};
+use pyo3::types::{PyBytes, PyDict};
 
 use super::api::LogStream;
 use super::error::{error_text, gears_error};
@@ -252,13 +252,8 @@ fn call0(py: Python<'_>, f: &Function, starts_coroutines: bool) -> PyResult<()> 
 }
 
 fn run_source(py: Python<'_>, source: &[u8], globals: &Bound<'_, PyDict>) -> PyResult<()> {
-    let source = std::str::from_utf8(source).map_err(|error| {
-        PyValueError::new_err(format!(
-            "the script is not valid UTF-8 at byte {}",
-            error.valid_up_to()
-        ))
-    })?;
-    let source = PyString::new(py, source);
+    // As bytes, as Python reads a file: with the mark of an editor, or a line that names an encoding.
+    let source = PyBytes::new(py, source);
     // The prelude's own names: a script may have taken those of builtins away.
     let code = prelude(py, "_compile")?.call1((source, "<string>", "exec"))?;
     prelude(py, "_exec")?.call1((code, globals)).map(drop)

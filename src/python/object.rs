@@ -182,7 +182,7 @@ pub(super) fn reply<'py>(py: Python<'py>, reply: Reply) -> PyResult<Bound<'py, P
 
 /// Appends an argument of `execute`: bytes as they are, anything else as text.
 pub(super) fn push_argument(command: &mut Command, value: &Bound<'_, PyAny>) -> PyResult<()> {
-    if let Ok(text) = value.cast::<PyString>() {
+    if let Ok(text) = value.cast_exact::<PyString>() {
         command.push(text.to_str()?.as_bytes());
     } else if let Ok(bytes) = value.cast::<PyBytes>() {
         command.push(bytes.as_bytes());
@@ -194,12 +194,20 @@ pub(super) fn push_argument(command: &mut Command, value: &Bound<'_, PyAny>) -> 
     Ok(())
 }
 
-/// The key of a record: a `str` as it is, anything else as its `repr`.
+/// The key of a record, a plain `str`: the text of a `str` or of a subclass such as an enumeration's,
+/// the `repr` of anything else.
 pub(super) fn key<'py>(key: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-    if key.is_instance_of::<PyString>() {
+    if key.is_exact_instance_of::<PyString>() {
         return Ok(key);
     }
-    Ok(key.repr()?.into_any())
+    let shown = if key.is_instance_of::<PyString>() {
+        key
+    } else {
+        key.repr()?.into_any()
+    };
+    // What it holds, whatever its class says of itself.
+    let class = shown.py().get_type::<PyString>();
+    class.call_method1(intern!(shown.py(), "__str__"), (shown,))
 }
 
 /// Encodes a final record by the rules of RedisGears 1.x.

@@ -134,18 +134,14 @@ fn returned<'py>(
     }
 }
 
-/// The text of what a coroutine raised: the bare message, as in RedisGears 1.x.
+/// The text of what a coroutine raised: the bare message, as in RedisGears 1.x, even an empty one.
 fn bare_text(error: &Bound<'_, PyAny>) -> String {
     let py = error.py();
     if error.is_instance_of::<PyGeneratorExit>() {
         // Nobody is left who could have gone on with it.
         return NOT_CONTINUED.into();
     }
-    let text = match error.str() {
-        Ok(text) if text.to_string_lossy().is_empty() => error.repr(),
-        text => text,
-    };
-    match text {
+    match error.str() {
         Ok(text) => text.to_string_lossy().into_owned(),
         Err(error) => error_text(py, &error),
     }

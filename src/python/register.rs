@@ -19,7 +19,7 @@ use crate::engine::{
 };
 
 /// Keyword arguments that every reader takes.
-const COMMON: [&str; 4] = ["mode", "onRegistered", "onUnregistered", "regex"];
+const COMMON: [&str; 5] = ["mode", "prefix", "onRegistered", "onUnregistered", "regex"];
 const OF_KEYS: &[&str] = &[
     "eventTypes",
     "keyTypes",
@@ -55,7 +55,7 @@ pub(super) fn register(
     py: Python<'_>,
     current: &Current,
     plan: Plan<Cpython>,
-    prefix: &Bound<'_, PyAny>,
+    prefix: Option<&Bound<'_, PyAny>>,
     kargs: Option<&Bound<'_, PyDict>>,
 ) -> PyResult<String> {
     let options = Options(kargs);
@@ -153,12 +153,13 @@ fn warn_of_unknown(options: &Options<'_, '_>, known: &[&str], reader: &str) -> P
     Ok(())
 }
 
-fn prefix(given: &Bound<'_, PyAny>, options: &Options<'_, '_>) -> PyResult<String> {
-    let regex = options.get("regex")?;
-    text(
-        regex.as_ref().unwrap_or(given),
-        "regex argument must be a string",
-    )
+/// What stands first, by either of its names or by none.
+fn prefix(given: Option<&Bound<'_, PyAny>>, options: &Options<'_, '_>) -> PyResult<String> {
+    let (regex, named) = (options.get("regex")?, options.get("prefix")?);
+    match regex.as_ref().or(given).or(named.as_ref()) {
+        None => Ok("*".to_owned()),
+        Some(prefix) => text(prefix, "regex argument must be a string"),
+    }
 }
 
 fn text(value: &Bound<'_, PyAny>, error: &str) -> PyResult<String> {
@@ -185,7 +186,7 @@ fn texts(
     texts.collect::<PyResult<Vec<_>>>().map(Some)
 }
 
-fn keys(given: &Bound<'_, PyAny>, options: &Options<'_, '_>) -> PyResult<Trigger> {
+fn keys(given: Option<&Bound<'_, PyAny>>, options: &Options<'_, '_>) -> PyResult<Trigger> {
     let prefix = prefix(given, options)?;
     let event_types = texts(
         options,
@@ -243,7 +244,11 @@ fn number(options: &Options<'_, '_>, name: &str, called: &str, default: u64) -> 
     Ok(number)
 }
 
-fn stream(given: &Bound<'_, PyAny>, options: &Options<'_, '_>, mode: Mode) -> PyResult<Trigger> {
+fn stream(
+    given: Option<&Bound<'_, PyAny>>,
+    options: &Options<'_, '_>,
+    mode: Mode,
+) -> PyResult<Trigger> {
     let prefix = prefix(given, options)?;
     let batch = number(options, "batch", "batch", 1)?;
     if batch == 0 {

@@ -12,7 +12,7 @@ use pyo3::types::PyDict;
 
 use super::builder::{SessionHandle, SessionName};
 use super::error::ForceStopped;
-use super::interpreter::{SESSION_NAME, prelude, prototype, world};
+use super::interpreter::{SESSION_NAME, prelude, world};
 use super::language::Cpython;
 use super::link;
 use super::profile::Profile;
@@ -72,8 +72,8 @@ impl Session {
         instance: String,
         needs: Needs,
     ) -> PyResult<Arc<Self>> {
-        let globals = prototype(py)?.copy()?;
-        prelude(py, "_own_classes")?.call1((&globals,))?;
+        let globals = prelude(py, "_names_of_script")?.call0()?;
+        let globals = globals.cast_into::<PyDict>()?;
         let session = Arc::new(Self {
             id,
             description,

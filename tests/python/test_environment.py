@@ -14,6 +14,8 @@ NAMES = [
     *("getGearsSession", "setGearsSession", "registerGearsThread", "Log"),
     *("ConfigGet", "GearsConfigGet", "redisgears", "rg", "createKeysOnlyReader"),
     *("shardReaderCallback", "asyncio", "Thread", "Future", "copy", "io", "sys"),
+    *("loop", "cProfile", "pstats", "dis", "importlib", "itertools", "logging"),
+    *("opcode", "operator", "partial", "pickle", "struct", "traceback", "types", "weakref"),
 ]
 MODULE_NAMES = [
     *("gearsCtx", "registerGearsThread", "getGearsSession", "setGearsSession"),
@@ -29,6 +31,22 @@ MODULE_NAMES = [
 def test_globals(env, name):
     env.execute(f"execute('set', 'found', '{name}' in globals())")
     assert env.client.get("found") == "True"
+
+
+def test_globals_that_nobody_imported(env):
+    """Scripts use them without an import, also where their functions arrive."""
+    env.register(
+        """
+        def shown(r):
+            add = partial(operator.add, 1)
+            numbers = list(map(add, itertools.chain(r[1:], [1])))
+            return [numbers, types.__name__, struct.pack('>h', 1)]
+        GB('CommandReader').map(lambda r: [r[0]] + [int(x) for x in r[1:]]).map(shown).register(
+            trigger='t', mode='sync')
+        """
+    )
+    want = [str([[2, 3, 2], "types", b"\0\1"])]
+    assert env.each(lambda shard: shard.trigger("t", 1, 2)) == [want] * env.shard_count
 
 
 @pytest.mark.parametrize("name", MODULE_NAMES)
@@ -99,6 +117,18 @@ def test_text_of_a_script_is_utf8(env):
     assert env.client.get("ключ") == "été"
 
 
+def test_a_script_is_read_as_python_reads_a_file(env):
+    for script, text in (
+        ("\ufeffexecute('set', 'k', 'é')".encode(), "é"),
+        ("# -*- coding: latin-1 -*-\nexecute('set', 'k', 'é')".encode("latin-1"), "é"),
+        (b"execute('set', 'k', 'a')\r\nif 1:\r\n  execute('append', 'k', 'b')\r\n", "ab"),
+    ):
+        assert env.call("RG.PYEXECUTE", script) == "OK"
+        assert env.client.get("k") == text
+    error = env.error("RG.PYEXECUTE", b"x = '\xff'")
+    assert "can't decode byte 0xff" in error and "<string>, line 1" in error
+
+
 def test_classes_decorators_and_closures(env):
     assert env.results(
         f"""
@@ -120,6 +150,44 @@ def test_classes_decorators_and_closures(env):
         {one_shard("range(3)")}.map(add).map(lambda x: counter(x)).run()
         """
     ) == ["2", "5", "9"]
+
+
+def test_a_script_that_takes_names_of_modules(env):
+    """What it makes of them counts wherever its functions arrive."""
+    script = """
+        from threading import Thread as Base
+        old = partial
+        class Thread(Base): pass
+        def partial(x): return 'mine'
+        operator = types = ['mine']
+        def shown(x):
+            assert issubclass(Thread, Base) and Thread is not Base
+            return [partial(x), operator, types, old(int, '5')(), copy.copy(5)]
+        GB('ShardsIDReader').map(shown).run()
+        """
+    assert env.results(script) == [str(["mine", ["mine"], ["mine"], 5, 5])] * env.shard_count
+
+
+NOT_OURS = """
+_name = _count = __doc__ = 'mine'
+def _add(a, b): return a + b
+def own(x): return [_name, _count, __doc__, _add(1, 2)]
+"""
+
+
+def test_private_names_are_the_scripts_own(env):
+    """Those of the module's own code are none of its business, wherever its functions arrive."""
+    want = str(["mine", "mine", "mine", 3])
+    script = f"{NOT_OURS}GB('ShardsIDReader').map(own).run()"
+    assert env.results(script) == [want] * env.shard_count
+    env.register(f"{NOT_OURS}GB('CommandReader').map(own).register(trigger='t', mode='sync')")
+    for _ in range(2):
+        assert env.each(lambda shard: shard.trigger("t")) == [[want]] * env.shard_count
+        env.reload()
+    env.execute(
+        "private = [n for n in globals() if n.startswith('_')]\n"
+        "assert set(private) == {'__builtins__', '__name__', '__gears_session__'}, private"
+    )
 
 
 def test_threads_of_a_script(env):

@@ -37,6 +37,10 @@ def test_nothing(env):
         ("execute('echo', 7)", "'7'"),
         ("execute('echo', True)", "'True'"),
         ("execute('echo', [1])", "'[1]'"),
+        (
+            "execute('echo', type('S', (str,), {'__str__': lambda s: 'shown'})('held'))",
+            "'shown'",
+        ),
         ("execute('incrby', 'n', 5)", "5"),
         ("execute('decrby', 'n', 5)", "-5"),
         ("execute('get', 'missing')", "None"),

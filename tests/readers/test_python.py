@@ -201,3 +201,25 @@ def test_attributes_of_a_builder(env):
     )
     found = env.client.get(env.key("found"))
     assert found == "['ShardsIDReader', 'PythonReader', 'arg']"
+
+
+def test_the_builder_below_a_builder(env):
+    """Packages bring a GearsBuilder of their own, over this one."""
+    env.register(
+        """
+        gearsCtx('CommandReader').register(trigger='bare', mode='sync')
+        low = gearsCtx('KeysReader', 'of my own')
+        low.foreach(lambda r: None)
+        low.register()
+        low.register(prefix='a*', mode='sync')
+        low.register('b*')
+        low.register('c', regex='d')
+        """
+    )
+    assert env.trigger("bare", "x") == [["bare", "x"]]
+    entries = env.registrations()[1:]
+    shown = [entry["RegistrationData"]["args"]["regex"] for entry in entries]
+    assert shown == ["*", "a*", "b*", "d"]
+    assert {entry["desc"] for entry in entries} == {"of my own"}
+    for wrong in ("None", "prefix=1", "regex=b'x'"):
+        assert "regex argument must be a string" in env.refused(f"gearsCtx().register({wrong})")

@@ -54,6 +54,21 @@ def test_keys_are_text(env, step, key, text):
 
 
 @pytest.mark.parametrize("step", REDUCED)
+def test_a_key_of_a_class_of_its_own_is_plain_text(env, step):
+    """An enumeration, say: the key in the reply is its text."""
+    extractor = "lambda r: Kind.A if r[0] == 'a' else 'x'"
+    script = f"""
+import enum
+class Kind(str, enum.Enum):
+    A = 'first'
+    def __str__(self): return 'shown'
+    def __hash__(self): return hash('other')
+{WORDS}.{REDUCED[step].format(extractor=extractor)}.run()
+"""
+    assert groups(env, script) == {"first": ["a1", "a2", "a3"], "x": ["b1", "c1", "b2"]}
+
+
+@pytest.mark.parametrize("step", REDUCED)
 def test_equal_text_is_one_group(env, step):
     call = REDUCED[step].format(extractor="lambda r: 5 if r[0] == 'a' else '5'")
     found = groups(env, f"{WORDS}.{call}.run()")
