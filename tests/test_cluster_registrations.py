@@ -577,6 +577,7 @@ def test_replicas_hold_and_do_not_run(new_cluster):
     for server in replicas:
         for entry in server.ask("RG.DUMPREGISTRATIONS"):
             assert pairs(entry[7])[b"numTriggered"] == 0
+        assert server.ask("RG.TRIGGER", "t").startswith("READONLY")
     for identifier in env.agreed():
         env.unregister(identifier)
     wait_until(lambda: listed() == [0] * 3)
