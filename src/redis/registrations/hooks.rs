@@ -280,6 +280,11 @@ impl Registrations {
         if !(self.has_hooks() || triggers) || self.is_loading() {
             return;
         }
+        let replica = raw::is_replica();
+        // What a function of it calls does not reach its keys.
+        if replica && self.server.node_id().is_some() {
+            return;
+        }
         let mut lower = [0; 64];
         let name = filtered.word(0);
         let Some(lower) = lower.get_mut(..name.len()) else {
@@ -298,7 +303,6 @@ impl Registrations {
             return;
         };
         // What writes comes from the master on a replica, or is refused.
-        let replica = raw::is_replica();
         if !(spec.writes && replica) {
             filtered.carry(CARRIERS, spec.writes || spec.may_replicate && !replica);
         }
