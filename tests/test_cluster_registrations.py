@@ -577,9 +577,32 @@ def test_replicas_hold_and_do_not_run(new_cluster):
     for server in replicas:
         for entry in server.ask("RG.DUMPREGISTRATIONS"):
             assert pairs(entry[7])[b"numTriggered"] == 0
+        assert server.ask("RG.TRIGGER", "t").startswith("READONLY")
     for identifier in env.agreed():
         env.unregister(identifier)
     wait_until(lambda: listed() == [0] * 3)
+
+
+def test_replicas_run_no_hooks(new_cluster):
+    """What a hook calls could not reach the keys of a replica."""
+    env = new_cluster(replicas=1)
+    env.register(
+        """
+        GB('CommandReader').map(lambda r: call_next(*r[1:]) + '!').register(hook='get', mode='sync')
+        GB().foreach(lambda r: override_reply('x')).register(commands=['hget'], mode='sync')
+        """
+    )
+    shard, replica = env.shards[0], env.cluster.replicas_of(0)[0]
+    shard.client.set(shard.key("k"), "v")
+    shard.client.hset(shard.key("h"), "f", "v")
+    assert shard.call("GET", shard.key("k")) == b"v!"
+    shard.client.wait(1, 10000)
+    wait_until(lambda: len(replica.ask("RG.DUMPREGISTRATIONS")) == 2)
+    with replica.wire() as wire:
+        assert wire.call("GET", shard.key("k")).startswith("MOVED")
+        assert wire.call("READONLY") == "OK"
+        assert wire.call("GET", shard.key("k")) == b"v"
+        assert wire.call("HGET", shard.key("h"), "f") == b"v"
 
 
 @pytest.mark.parametrize("how", ["failover", "kill"])

@@ -145,6 +145,26 @@ def test_statistics_start_again(durable):
         assert durable.data()["numFailures"] == 1
 
 
+def test_executions_that_have_ended_are_not_kept_over_a_load(durable):
+    script = """
+import time
+def wait():
+    while execute('get', 'go') is None:
+        time.sleep(0.005)
+    yield 1
+GB('PythonReader').run({}, mode='async_local')
+"""
+    ended = durable.start(script.format("lambda: (i for i in [1])"))
+    durable.wait(ended)
+    running = durable.start(script.format("wait"))
+    wait_until(lambda: durable.executions() == {ended: "done", running: "running"})
+    durable.reload()
+    assert durable.executions() == {running: "running"}
+    assert durable.error("RG.GETRESULTS", ended) == "execution plan does not exist"
+    durable.client.set("go", 1)
+    assert durable.wait(running) == (["1"], [])
+
+
 def test_flushall_keeps_registrations(durable):
     durable.register(ALL_KINDS)
     expected = what_lasts(durable)

@@ -276,6 +276,13 @@ impl<L: Language> Registry<L> {
         Ok(())
     }
 
+    /// Drops all executions that have ended.
+    pub fn drop_all_finished(&self) {
+        let all = self.list();
+        let finished = |execution: &&Arc<Execution<L>>| execution.snapshot().status.is_finished();
+        self.remove_all(all.iter().filter(finished).map(|execution| execution.id));
+    }
+
     /// Drops an execution as soon as it has ended, if it is known.
     pub fn drop_soon(&self, id: Id) {
         let mut kept = self.kept();

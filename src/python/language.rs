@@ -13,6 +13,7 @@ use super::link;
 use super::object;
 use super::packing;
 use super::profile;
+use super::promise;
 use super::session::{Current, Session, bind};
 use super::watch;
 use crate::engine::{
@@ -125,7 +126,7 @@ fn generate<'py>(
     if let Generator::Callable(callable) = generator {
         let callable = callable.bind(py).clone();
         *generator = Generator::Ended;
-        let made = callable.call0()?;
+        let made = promise::ask_at_once(|| callable.call0(), promise::NO_ASYNC)?;
         if !link::is_generator(&made) {
             return Ok(Some(made));
         }
@@ -134,7 +135,7 @@ fn generate<'py>(
     let Generator::Iterator(iterator) = generator else {
         return Ok(None);
     };
-    iterator.bind(py).clone().next().transpose()
+    promise::closed(|| iterator.bind(py).clone().next().transpose())
 }
 
 impl Values for Cpython {

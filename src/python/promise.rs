@@ -21,7 +21,7 @@ type Promised = Promise<Py<PyAny>>;
 /// What the callback that this thread is in may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
-    /// There is none: a script, a reader, another thread.
+    /// There is none: a script, another thread.
     Outside,
     /// Promise its result.
     Open,
@@ -74,15 +74,21 @@ pub(super) fn ask_at_once<'py>(
     call: impl FnOnce() -> PyResult<Bound<'py, PyAny>>,
     refusal: &str,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let before = STEP.replace(Step::Closed);
-    let made = call();
-    STEP.set(before);
-    let made = made?;
+    let made = closed(call)?;
     if link::is_coroutine(&made) {
         made.call_method0("close")?;
         return Err(gears_error(refusal));
     }
     Ok(made)
+}
+
+/// Runs code that makes no futures.
+#[inline]
+pub(super) fn closed<T>(code: impl FnOnce() -> T) -> T {
+    let before = STEP.replace(Step::Closed);
+    let made = code();
+    STEP.set(before);
+    made
 }
 
 /// Whether the callback that this thread is in may promise its result.
@@ -95,6 +101,8 @@ fn may_wait() -> bool {
 }
 
 const NOT_HERE: &str = "Creating async record is not allowed";
+/// Where results are returned at once.
+pub(super) const NO_ASYNC: &str = "Step does not support async";
 
 fn run(coroutine: Bound<'_, PyAny>) -> Instead<Py<PyAny>> {
     let py = coroutine.py();
@@ -343,7 +351,7 @@ pub(super) fn gears_future(py: Python<'_>, args: &Bound<'_, PyTuple>) -> PyResul
                 "Future object can only be created inside certain execution steps",
             ));
         }
-        Step::Closed => return Err(gears_error("Step does not support async")),
+        Step::Closed => return Err(gears_error(NO_ASYNC)),
         Step::Made => {
             return Err(gears_error(
                 "Can not create async record twice on the same step",

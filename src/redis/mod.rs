@@ -331,6 +331,7 @@ extern "C" fn loading(
         (Some(module), _) => {
             module.requirements.loading();
             module.registrations.loading();
+            module.registry.drop_all_finished();
         }
         _ => {}
     });

@@ -668,14 +668,48 @@ def test_hooks_do_not_see_what_is_loaded(durable):
         assert durable.client.get("k") == "v!"
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_a_trigger_reads_on_a_replica(new_env, mode):
+    master, replica = new_env(), new_env()
+    master.client.set("k", "v")
+    trigger(master, ".map(lambda r: [execute('get', 'k')] + r)", mode, name="read")
+    replica.follow(master)
+    for command in ("RG.TRIGGER", "rg.TriggerOnKey"):
+        assert replica.call(command, "read", "a b") == [b"['v', 'read', 'a b']"]
+    assert [e["RegistrationData"]["numTriggered"] for e in replica.registrations()] == [2]
+    assert master.data()["numTriggered"] == 0
+    assert replica.error("RG.TRIGGER", "nothing") == "ERR subcommand not found"
+    arity = "ERR wrong number of arguments for 'rg.trigger' command"
+    assert replica.error("RG.TRIGGER") == arity
+    assert replica.call("MULTI") == "OK"
+    assert replica.call("RG.TRIGGER", "read") == "QUEUED"
+    (reply,) = replica.call("EXEC")
+    assert reply == [b"['v', 'read']"] if mode == "sync" else "non-sync" in reply
+    replica.promote()
+    assert replica.trigger("read") == ["['v', 'read']"]
+
+
 def test_a_trigger_does_not_write_on_a_replica(new_env):
     master, replica = new_env(), new_env()
     replica.follow(master)
     master.client.set("k", "v")
     trigger(master, ".foreach(lambda r: execute('set', 'k', 'w'))", name="write")
     replica.wait_synced(master)
-    assert isinstance(replica.call("RG.TRIGGER", "write"), Error)
+    assert "READONLY" in replica.error("RG.TRIGGER", "write")
     assert replica.client.get("k") == "v"
+
+
+def test_rights_to_triggers_on_a_replica(new_env):
+    master, replica = new_env(), new_env()
+    trigger(master, ".count()", "sync")
+    replica.follow(master)
+    rules = ["on", ">secret", "~*", "+rg.innerhook", "-rg.trigger"]
+    replica.call("ACL", "SETUSER", "bob", *rules)
+    with replica.server.wire() as wire:
+        assert wire.call("AUTH", "bob", "secret") == "OK"
+        assert wire.call("RG.TRIGGER", "t").startswith("NOPERM")
+        replica.call("ACL", "SETUSER", "bob", "+rg.trigger")
+        assert wire.call("RG.TRIGGER", "t") == [b"1"]
 
 
 @pytest.mark.parametrize("mode", MODES)

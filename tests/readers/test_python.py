@@ -82,6 +82,14 @@ def test_an_exception_lets_accumulators_finish(env):
     assert len(errors) == env.shard_count
 
 
+@pytest.mark.parametrize(
+    "definition", ["def f(): gearsFuture(); yield 1", "async def f(): return 1"]
+)
+def test_a_reader_does_not_answer_later(env, definition):
+    errors = env.errors(f"{definition}\nGB('PythonReader').run(f)")
+    assert ["Step does not support async" in error for error in errors] == [True] * env.shard_count
+
+
 def test_values_of_any_type(env):
     script = """
     def values():

@@ -9,14 +9,14 @@ use crate::redis::reply;
 
 /// `RG.TRIGGER name argument ...`
 pub(super) fn trigger(module: &'static Module, ctx: Ctx<'_>, args: &Args<'_>) {
-    module.registrations.trigger(ctx, args);
+    module.registrations.trigger(ctx, args.rest());
 }
 
 /// `RG.TRIGGERONKEY name key argument ...`
 pub(super) fn trigger_on_key(module: &'static Module, ctx: Ctx<'_>, args: &Args<'_>) {
     let key = args.rest().get(1).copied();
     raw::in_slot_of(module.server, key, || {
-        module.registrations.trigger(ctx, args);
+        module.registrations.trigger(ctx, args.rest());
     });
 }
 

@@ -4,6 +4,9 @@
 //! `RG.INNERHOOKWRITE command ...` if it writes: so the server makes it wait while clients are paused,
 //! or refuses it, as it would the command itself. Its keys stay declared, and the client needs the right
 //! to run the command itself as well.
+//!
+//! On a replica `RG.TRIGGER` and `RG.TRIGGERONKEY` are carried by `RG.INNERHOOK` too: they count as
+//! writing, but what they run may read there.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -87,6 +90,9 @@ impl Hooked {
 
 /// The commands that carry hooked ones: those that read, and those that write.
 const CARRIERS: [&str; 2] = ["RG.INNERHOOK", "RG.INNERHOOKWRITE"];
+
+const TRIGGER: &[u8] = b"rg.trigger";
+const TRIGGER_ON_KEY: &[u8] = b"rg.triggeronkey";
 
 /// A reply of one result, for the function before in the chain.
 fn as_reply(results: &Results) -> Result<Reply, String> {
@@ -270,7 +276,13 @@ impl Registrations {
         if raw::has_waiting_jobs() && !self.server.runs_script() {
             raw::run_jobs_before_command(self.server);
         }
-        if !self.has_hooks() || self.is_loading() {
+        let triggers = self.carries_triggers();
+        if !(self.has_hooks() || triggers) || self.is_loading() {
+            return;
+        }
+        let replica = raw::is_replica();
+        // What a function of it calls does not reach its keys.
+        if replica && self.server.node_id().is_some() {
             return;
         }
         let mut lower = [0; 64];
@@ -280,6 +292,9 @@ impl Registrations {
         };
         lower.copy_from_slice(name);
         lower.make_ascii_lowercase();
+        if triggers && (lower == TRIGGER || lower == TRIGGER_ON_KEY) {
+            return filtered.carry(CARRIERS, false);
+        }
         let state = self.state();
         let Some(hooked) = state.hooked.get(&*lower) else {
             return;
@@ -288,7 +303,6 @@ impl Registrations {
             return;
         };
         // What writes comes from the master on a replica, or is refused.
-        let replica = raw::is_replica();
         if !(spec.writes && replica) {
             filtered.carry(CARRIERS, spec.writes || spec.may_replicate && !replica);
         }
@@ -328,6 +342,9 @@ impl Registrations {
                 Err(error) => ctx.error(error.as_bytes()),
             };
         }
+        if lower == TRIGGER || lower == TRIGGER_ON_KEY {
+            return self.trigger_on_replica(ctx, words);
+        }
         let word = |at: usize| words.get(at).copied().unwrap_or_default();
         let found = self.state().hooked.get(&lower).map(|hooked| {
             let chain = hooked.chain_for(words.len(), word);
@@ -364,6 +381,18 @@ impl Registrations {
                 self.run_with_keys(ctx, lower, words, &client, &command);
             }
         }
+    }
+
+    /// `RG.TRIGGER name ...` or `RG.TRIGGERONKEY name key ...` of a replica's client.
+    fn trigger_on_replica(&self, ctx: Ctx<'_>, words: &[&[u8]]) {
+        if let Some(error) = self.refuse_command(ctx, &CommandSpec::default(), words) {
+            return ctx.error(error.as_bytes());
+        }
+        let arguments = words.get(1..).unwrap_or_default();
+        if arguments.is_empty() {
+            return ctx.error(b"ERR wrong number of arguments for 'rg.trigger' command");
+        }
+        self.trigger(ctx, arguments);
     }
 
     /// What the server would have checked for the command itself.

@@ -27,7 +27,7 @@ use std::time::Instant;
 
 use super::config::Settings;
 use super::lock::Lock;
-use super::raw::{self, Args, BlockedClient, Ctx, EventCtx, Filtered, Server};
+use super::raw::{self, BlockedClient, Ctx, EventCtx, Filtered, Server};
 use super::reply;
 use super::requirements::Requirements;
 use crate::engine::wire::{RegistrationWire, RunWire, SourceWire, Version, WhatWire};
@@ -149,6 +149,7 @@ pub(super) struct Registrations {
     keys: AtomicUsize,
     streams: AtomicUsize,
     hooks: AtomicUsize,
+    triggers: AtomicUsize,
     loading: AtomicBool,
     timers: Timers,
     time_events: TimeEvents,
@@ -199,6 +200,7 @@ impl Registrations {
             keys: AtomicUsize::new(0),
             streams: AtomicUsize::new(0),
             hooks: AtomicUsize::new(0),
+            triggers: AtomicUsize::new(0),
             loading: AtomicBool::new(false),
             timers,
             time_events: TimeEvents::default(),
@@ -216,6 +218,14 @@ impl Registrations {
 
     fn has_hooks(&self) -> bool {
         self.hooks.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether triggers do not come as the commands that they are: a replica refuses those, since they
+    /// may write. One of a cluster has to: what it runs does not reach its keys.
+    fn carries_triggers(&self) -> bool {
+        raw::is_replica()
+            && self.triggers.load(Ordering::Relaxed) > 0
+            && self.server.node_id().is_none()
     }
 
     fn is_loading(&self) -> bool {
@@ -270,9 +280,8 @@ impl Registrations {
         }
     }
 
-    /// `RG.TRIGGER name argument ...`
-    pub(super) fn trigger(&self, ctx: Ctx<'_>, args: &Args<'_>) {
-        let words = args.rest();
+    /// `RG.TRIGGER name argument ...`: the words after the command.
+    pub(super) fn trigger(&self, ctx: Ctx<'_>, words: &[&[u8]]) {
         let Some(name) = words.first() else {
             return ctx.wrong_arity();
         };
@@ -356,13 +365,15 @@ impl Registrations {
             raw::subscribe_to_keys(self.server, on_event);
         }
         // A server that has no jobs after events runs them before the next command.
-        let filters = self.has_hooks() || (keys + streams > 0 && !raw::has_jobs());
+        let waits = keys + streams > 0 && !raw::has_jobs();
+        let filters = self.has_hooks() || waits || self.carries_triggers();
         raw::filter_commands(self.server, filters.then_some(on_command));
     }
 
     /// Files, sockets and other servers' data end or begin. The server lock is held.
     pub(super) fn role_changed(&'static self, is_replica: bool) {
         raw::set_replica(is_replica);
+        self.listen();
         let consumers = self.state().streams.clone();
         for consumer in consumers {
             consumer.role_changed();
