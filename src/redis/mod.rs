@@ -269,6 +269,7 @@ const DOORS: [raw::CommandCallback; COMMANDS.len()] = [
     enter::<34>,
     enter::<35>,
     enter::<36>,
+    enter::<37>,
 ];
 
 fn register_commands(ctx: *mut RedisModuleCtx) -> Result<(), String> {

@@ -18,6 +18,7 @@ COMMANDS = [
     "rg.pystats",
     "rg.infocluster",
     "rg.refreshcluster",
+    "rg.clusterset",
 ]
 READING = [
     "rg.getresults",
@@ -26,6 +27,7 @@ READING = [
     "rg.configget",
     "rg.pystats",
     "rg.infocluster",
+    "rg.clusterset",
 ]
 
 
