@@ -114,6 +114,9 @@ fn load(
     let settings = Arc::new(Settings::new());
     // Unlike a command, a load has no word for itself.
     settings.load(Ctx::of_callback(ctx).args(argv, argc).all())?;
+    for line in settings.lines() {
+        server.log(LogLevel::Notice, &line);
+    }
     if settings.threads() > MOST_THREADS {
         return Err(format!(
             "ExecutionThreads can be {MOST_THREADS} at the most"
