@@ -129,12 +129,8 @@ class Taken:
         pass
 
 
-def orders():
-    """What the statistics can be sorted by; shorter words do where they are clear."""
-    return list(pstats.Stats.sort_arg_dict_default)
-
-
 def is_order(order):
+    """Whether the statistics can be sorted by it; shorter words do where they are clear."""
     return order in pstats.Stats(stream=io.StringIO()).get_sort_arg_defs()
 
 

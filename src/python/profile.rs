@@ -142,24 +142,21 @@ fn call(py: Python<'_>, profiler: &Profiler, method: &str) {
 /// What was measured of a session, as text. The error is the text for the client.
 pub(crate) fn profile_text(session: &Session, order: Option<&str>) -> Result<String, String> {
     Python::attach(|py| {
-        let text = || -> PyResult<Result<String, String>> {
+        let text = || -> PyResult<String> {
             let module = module(py)?;
-            let order = order.unwrap_or(ORDER);
-            if !module.call_method1("is_order", (order,))?.is_truthy()? {
-                let orders: Vec<String> = module.call_method0("orders")?.extract()?;
-                return Ok(Err(format!(
-                    "ERR unknown order '{order}', it can be: {}",
-                    orders.join(", ")
-                )));
-            }
+            let order = match order {
+                Some(order) if module.call_method1("is_order", (order,))?.is_truthy()? => order,
+                // RedisGears 1.x took any word, and always sorted by this.
+                _ => ORDER,
+            };
             let profilers: Vec<_> = {
                 let profilers = session.profile.profilers();
                 profilers.values().map(|one| one.clone_ref(py)).collect()
             };
             let text = module.call_method1("stats", (profilers, order))?;
-            text.extract().map(Ok)
+            text.extract()
         };
-        text().unwrap_or_else(|error| Err(error_text(py, &error)))
+        text().map_err(|error| error_text(py, &error))
     })
 }
 

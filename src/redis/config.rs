@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use crate::engine::Limits;
-use crate::python::{Alias, Allowed, Sources};
+use crate::python::{Alias, Allowed, Sources, shown as without_secrets};
 
 /// Who owned a setting in RedisGears 1.x: replies differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -408,6 +408,32 @@ impl Settings {
             }
         }
         Ok(())
+    }
+
+    /// All settings as `name:value`, for the log; of the user's own the names alone, since what they
+    /// hold may be secret.
+    pub(super) fn lines(&self) -> Vec<String> {
+        let text = |value: &[u8]| {
+            let value = String::from_utf8_lossy(value);
+            without_secrets(&value).escape_debug().to_string()
+        };
+        let shown = |definition: &Definition| match self.get(definition.name.as_bytes()) {
+            Value::Number(number) => number.to_string(),
+            Value::Text(value) => text(&value),
+            Value::List(values) => {
+                let values: Vec<_> = values.iter().map(|value| text(value)).collect();
+                values.join(" ")
+            }
+            Value::Unknown => String::new(),
+        };
+        let built_in = DEFINITIONS
+            .iter()
+            .map(|definition| format!("{}:{}", definition.name, shown(definition)));
+        let extra = self.extra.read().unwrap_or_else(PoisonError::into_inner);
+        let own = extra.keys().filter(|name| find(name).is_none());
+        built_in
+            .chain(own.map(|name| format!("{}:*****", text(name))))
+            .collect()
     }
 
     /// The value of a setting.

@@ -114,6 +114,9 @@ fn load(
     let settings = Arc::new(Settings::new());
     // Unlike a command, a load has no word for itself.
     settings.load(Ctx::of_callback(ctx).args(argv, argc).all())?;
+    for line in settings.lines() {
+        server.log(LogLevel::Notice, &line);
+    }
     if settings.threads() > MOST_THREADS {
         return Err(format!(
             "ExecutionThreads can be {MOST_THREADS} at the most"
@@ -269,6 +272,7 @@ const DOORS: [raw::CommandCallback; COMMANDS.len()] = [
     enter::<34>,
     enter::<35>,
     enter::<36>,
+    enter::<37>,
 ];
 
 fn register_commands(ctx: *mut RedisModuleCtx) -> Result<(), String> {
@@ -445,8 +449,11 @@ extern "C" fn info(ctx: *mut RedisModuleInfoCtx, for_crash_report: c_int) {
             info.number(c"cluster_bytes_sent", traffic.bytes);
         }
         if info.section(c"python_sessions") {
+            let version = module.settings.reply_version();
             for listed in module.registrations.list_sessions() {
-                info.named_text(listed.session.id(), &listed.text());
+                // A line end would break the line apart.
+                let text = listed.text(version).replace(['\r', '\n'], " ");
+                info.named_text(listed.session.id(), &text);
             }
         }
     });

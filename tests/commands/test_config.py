@@ -187,6 +187,22 @@ def test_load_arguments(new_env):
     assert env.result("GB('ShardsIDReader').map(lambda x: configGet('colour')).run()") == "blue"
 
 
+def test_settings_are_logged_at_load(new_env):
+    words = ["maxexecutions", 7, "colour", "my secret", "ClusterPassword", "another secret"]
+    words += ["DependenciesUrl", "https://me:hidden@host/x", "Plugin", "a", "Plugin", "b"]
+    log = new_env(*words).server.log()
+    for line in [
+        "MaxExecutions:7",
+        "ExecutionThreads:3",
+        "ExecutionMaxIdleTime:5000",
+        "Plugin:a b",
+    ]:
+        assert f"<rg> {line}\n" in log
+    for line in ["PythonAttemptTraceback:1", "PythonInstallReqMaxIdleTime:30000", "colour:*****"]:
+        assert f"<rg> {line}\n" in log
+    assert not any(word in log for word in ["my secret", "another secret", "hidden"])
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -3,7 +3,8 @@
 import re
 
 import pytest
-from env import pairs
+from env import HOLD, pairs
+from wire import Error
 
 COMMANDS = [
     "rg.pyexecute",
@@ -18,6 +19,7 @@ COMMANDS = [
     "rg.pystats",
     "rg.infocluster",
     "rg.refreshcluster",
+    "rg.clusterset",
 ]
 READING = [
     "rg.getresults",
@@ -26,6 +28,7 @@ READING = [
     "rg.configget",
     "rg.pystats",
     "rg.infocluster",
+    "rg.clusterset",
 ]
 
 
@@ -152,6 +155,88 @@ def test_refreshcluster(env):
     assert env.call("RG.REFRESHCLUSTER", "more", "words") == "OK"
     assert (env.call("RG.INFOCLUSTER") == b"no cluster mode") == (env.shard_count == 1)
     assert env.still_runs()
+
+
+IN_TRANSACTION = Error("ERR Blocking module command called from transaction")
+WAITING = [
+    ["RG.ABORTEXECUTION", "EXECUTION"],
+    ["RG.ABORTEXECUTION", "nope"],
+    ["RG.PAUSEREGISTRATIONS", "REGISTRATION"],
+    ["RG.PAUSEREGISTRATIONS", "nope"],
+    ["RG.UNPAUSEREGISTRATIONS", "nope"],
+    ["RG.CLEARREGISTRATIONSSTATS"],
+    ["RG.REFRESHCLUSTER"],
+]
+
+
+def in_multi(env, *words):
+    """The reply to a command as a transaction."""
+    assert env.call("MULTI") == "OK"
+    assert env.call(*words) == "QUEUED"
+    (reply,) = env.call("EXEC")
+    return reply
+
+
+@pytest.mark.lopsided
+@pytest.mark.parametrize("words", WAITING, ids=" ".join)
+def test_what_waits_for_other_shards_is_no_part_of_a_transaction(env, words):
+    """It does nothing either; RedisGears did it all the same."""
+    env.register("GB('StreamReader').register('s', mode='sync')")
+    env.client.xadd("s", {"f": "v"})
+    env.wait_data(numSuccess=2)
+    running = env.start(
+        """
+        import time
+        def hold(x):
+            while True:
+                time.sleep(0.01)
+        GB('ShardsIDReader').foreach(hold).run()
+        """
+    )
+    names = {"EXECUTION": running, "REGISTRATION": env.identifier()}
+    assert in_multi(env, *[names.get(word, word) for word in words]) == IN_TRANSACTION
+    assert env.data()["status"] == "OK"
+    assert env.data()["numTriggered"] == 2
+    assert env.status(running) in ("running", "pending_cluster")
+
+
+def test_words_are_looked_at_first(env):
+    """What fails without waiting has its own error also in a transaction."""
+    for name in ["ABORTEXECUTION", "PAUSEREGISTRATIONS", "UNPAUSEREGISTRATIONS"]:
+        text = f"ERR wrong number of arguments for 'rg.{name.lower()}' command"
+        assert in_multi(env, f"RG.{name}") == Error(text)
+    assert "wrong number" in in_multi(env, "RG.CLEARREGISTRATIONSSTATS", "x")
+    error = in_multi(env, "RG.PAUSEREGISTRATIONS", "ABORTPENDING")
+    assert error == Error("ERR no registration to pause")
+    error = in_multi(env, "RG.PYIMPORTREQ", "x")
+    assert error == Error("Bad serialization format on reading requirement name")
+
+
+def test_the_error_for_scripts(env):
+    running = env.start(HOLD + "GB('ShardsIDReader').foreach(lambda x: hold()).run()")
+    code = "return redis.pcall('RG.GETRESULTSBLOCKING', ARGV[1])"
+    reply = env.call("EVAL", code, "0", running)
+    assert reply == Error("ERR Blocking module command called from Lua script")
+    assert in_multi(env, "RG.GETRESULTSBLOCKING", running) == IN_TRANSACTION
+    env.go()
+
+
+@pytest.mark.cluster
+def test_an_execution_is_gathered_outside_of_transactions(env):
+    done = env.start("GB('ShardsIDReader').run()")
+    env.wait(done)
+    assert in_multi(env, "RG.GETEXECUTION", done) == IN_TRANSACTION
+    assert in_multi(env, "RG.GETEXECUTION", done, "cluster") == IN_TRANSACTION
+    (entry,) = in_multi(env, "RG.GETEXECUTION", done, "SHARD")
+    assert entry[1].decode() == env.shard_id
+
+
+def test_internal_commands_count_their_words(env):
+    for name, wrong in [("INNERREGISTER", ["a", "b"]), ("INNERUNREGISTER", ["a", "b", "c"])]:
+        arity = f"ERR wrong number of arguments for 'rg.{name.lower()}' command"
+        assert env.error(f"RG.{name}") == arity
+        assert env.error(f"RG.{name}", *wrong) == arity
+        assert "internal" in env.error(f"RG.{name}", "a")
 
 
 @pytest.mark.cluster

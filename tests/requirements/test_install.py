@@ -114,8 +114,19 @@ def test_what_can_be_no_requirement(env, name):
     assert env.still_runs()
 
 
+@pytest.mark.parametrize("name", ["a/b", "../../x", "/no/such/folder", "x/", "é/b", "./x[extra]"])
+def test_a_path_where_nothing_is(env, name):
+    """A name with a slash was the end of RedisGears."""
+    before = set(requirements(env))
+    want = "Could not satisfy requirements, look at the log file for more information."
+    assert env.refused("GB().run()", "REQUIREMENTS", name) == want
+    assert env.refused("GB().run()", "REQUIREMENTS", "six", name) == want
+    assert set(requirements(env)) == before
+    assert f"requirement {name} is a path where nothing is" in log_of(env)
+
+
 @pytest.mark.parametrize(
-    "name", ["it's", "$(touch pwned)", "`touch pwned`; touch pwned", "../../x"]
+    "name", ["it's", "$(touch pwned)", "`touch pwned`; touch pwned", "; touch ../pwned"]
 )
 def test_nothing_goes_through_a_shell(env, name):
     assert env.refused("GB().run()", "REQUIREMENTS", name) == NOT_BUILT

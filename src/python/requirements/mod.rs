@@ -56,6 +56,12 @@ impl Sources {
             _ => Ok(()),
         }
     }
+
+    /// Whether pip would be asked for a path where nothing is.
+    pub(crate) fn lead_nowhere(&self, name: &str) -> bool {
+        let mut parts = name::parts(name, &self.aliases).into_iter();
+        parts.any(|part| name::path(&part.text).is_some_and(|path| !Path::new(path).exists()))
+    }
 }
 
 /// How far a requirement is.

@@ -136,6 +136,13 @@ fn is_elsewhere(name: &str) -> bool {
     file || name.starts_with('.') || name.contains(['/', '\\', '@'])
 }
 
+/// The path that it is, if so: neither an URL nor a name. Extras may follow it.
+pub(super) fn path(name: &str) -> Option<&str> {
+    let path = name.trim().split('[').next().unwrap_or_default();
+    let is_path = path.contains('/') && !path.contains([':', '@', ';']);
+    is_path.then_some(path)
+}
+
 /// The name of the project: what comes before versions, extras and markers.
 fn project(name: &str) -> &str {
     let other = |c: char| !(c.is_ascii_alphanumeric() || "-_.".contains(c));
@@ -223,6 +230,20 @@ mod tests {
             assert!(check(bad).is_err(), "{bad:?}");
         }
         assert!(check(&"x".repeat(LONGEST + 1)).is_err());
+    }
+
+    #[test]
+    fn paths_are_told_from_urls_and_names() {
+        for (name, want) in [
+            ("a/b", Some("a/b")),
+            (" ./x[extra] ", Some("./x")),
+            ("redis", None),
+            ("git+https://host/x.git", None),
+            ("x @ file:///y", None),
+            ("x; python_version < 'a/b'", None),
+        ] {
+            assert_eq!(path(name), want, "{name}");
+        }
     }
 
     #[test]

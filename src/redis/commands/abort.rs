@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use super::executions::WOULD_BLOCK;
 use crate::engine::{Abort, ShardId, Status};
 use crate::redis::Module;
 use crate::redis::questions::Question;
@@ -19,6 +18,9 @@ pub(super) fn abort_execution(module: &'static Module, ctx: Ctx<'_>, args: &Args
     let [id] = args.rest() else {
         return ctx.wrong_arity();
     };
+    if ctx.is_part_of_more() {
+        return ctx.would_block();
+    }
     let found = module.registry.find(id);
     let everywhere = module.has_shards() && !found.as_ref().is_ok_and(|known| !known.is_shared());
     if found.is_err() && !everywhere {
@@ -30,7 +32,7 @@ pub(super) fn abort_execution(module: &'static Module, ctx: Ctx<'_>, args: &Args
             !status.is_finished() && status != Status::Created
         });
     if waits && !ctx.may_block() {
-        return ctx.error(WOULD_BLOCK);
+        return ctx.would_block();
     }
     if !waits {
         // Nobody is at work for it.
@@ -38,7 +40,7 @@ pub(super) fn abort_execution(module: &'static Module, ctx: Ctx<'_>, args: &Args
             && execution.abort() != Abort::Ended
         {
             // It began to run just now: it was asked to stop, but nobody can wait for it here.
-            return ctx.error(WOULD_BLOCK);
+            return ctx.would_block();
         }
         return ctx.status(b"OK");
     }

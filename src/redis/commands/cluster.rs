@@ -42,6 +42,9 @@ pub(super) fn info_cluster(module: &'static Module, ctx: Ctx<'_>, _args: &Args<'
 
 /// `RG.REFRESHCLUSTER`: reads the cluster at once. It is followed anyway.
 pub(super) fn refresh_cluster(module: &'static Module, ctx: Ctx<'_>, _args: &Args<'_>) {
+    if ctx.is_part_of_more() {
+        return ctx.would_block();
+    }
     module.read_cluster();
     ctx.status(b"OK");
 }

@@ -13,9 +13,6 @@ use crate::redis::reply;
 /// A reply larger than this is put together off the main thread, where the client may wait.
 const LARGE_REPLY: usize = 256 << 10;
 
-/// The host's text for commands that would have to wait.
-pub(super) const WOULD_BLOCK: &[u8] = b"ERR Blocking module command called from transaction";
-
 fn find(module: &'static Module, ctx: Ctx<'_>, id: &[u8]) -> Option<Arc<Execution<Cpython>>> {
     match module.registry.find(id) {
         Ok(execution) => Some(execution),
@@ -52,7 +49,7 @@ pub(super) fn get_results_blocking(module: &'static Module, ctx: Ctx<'_>, args: 
         return send(module, ctx, outcome);
     }
     if !ctx.may_block() {
-        return ctx.error(WOULD_BLOCK);
+        return ctx.would_block();
     }
     let client = ctx.block();
     execution.when_done(Box::new(move |outcome| {
@@ -93,15 +90,17 @@ pub(super) fn get_execution(module: &'static Module, ctx: Ctx<'_>, args: &Args<'
         return;
     };
     let everywhere = match scope.as_deref() {
-        None => module.has_shards() && ctx.may_block(),
+        None => module.has_shards() && (ctx.may_block() || ctx.is_part_of_more()),
         Some(b"SHARD") => false,
         Some(b"CLUSTER") if !module.has_shards() => {
             return ctx.error(b"no cluster detected - use `RG.GETEXECUTION <id> [SHARD]` instead");
         }
-        Some(b"CLUSTER") if !ctx.may_block() => return ctx.error(WOULD_BLOCK),
         Some(b"CLUSTER") => true,
         Some(_) => return ctx.error(b"unknown subcommand"),
     };
+    if everywhere && !ctx.may_block() {
+        return ctx.would_block();
+    }
     let large = execution
         .outcome()
         .is_ok_and(|outcome| outcome.size() >= LARGE_REPLY);

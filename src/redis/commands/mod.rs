@@ -2,6 +2,7 @@
 
 mod abort;
 mod cluster;
+mod clusterset;
 mod config;
 mod executions;
 mod legacy;
@@ -125,7 +126,7 @@ const fn option(name: &'static std::ffi::CStr, token: &'static std::ffi::CStr) -
 }
 
 /// All commands.
-pub(super) const COMMANDS: [Command; 37] = [
+pub(super) const COMMANDS: [Command; 38] = [
     command(
         "rg.pyexecute",
         LOADS_CODE,
@@ -297,6 +298,18 @@ pub(super) const COMMANDS: [Command; 37] = [
         "O(N) where N is the number of shards",
         &[],
         cluster::refresh_cluster,
+    ),
+    command(
+        "rg.clusterset",
+        READS,
+        "Takes a topology of Redis Enterprise, if it is that of one node.",
+        "O(N) where N is the number of ranges of slots",
+        &[Argument {
+            name: c"word",
+            multiple: true,
+            ..PLAIN
+        }],
+        clusterset::cluster_set,
     ),
     command(
         "rg.networktest",

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use super::executions::WOULD_BLOCK;
 use crate::python::{self, Session};
 use crate::redis::Module;
 use crate::redis::raw::{Args, Ctx};
@@ -40,16 +39,17 @@ fn stats(module: &'static Module, ctx: Ctx<'_>, id: &[u8], order: Option<&[u8]>)
     let Some(session) = find(module, ctx, id) else {
         return;
     };
-    if !ctx.may_block() {
-        return ctx.error(WOULD_BLOCK);
-    }
     let order = order.map(|order| String::from_utf8_lossy(order).into_owned());
+    let answer = move |ctx: Ctx<'_>, text: Result<String, String>| match text {
+        Ok(text) => reply::text(ctx, &text),
+        Err(error) => ctx.error(error.as_bytes()),
+    };
+    if !ctx.may_block() {
+        return answer(ctx, python::profile_text(&session, order.as_deref()));
+    }
     let client = ctx.block();
     module.run(Box::new(move || {
         let text = python::profile_text(&session, order.as_deref());
-        client.reply(|ctx| match text {
-            Ok(text) => reply::text(ctx, &text),
-            Err(error) => ctx.error(error.as_bytes()),
-        });
+        client.reply(|ctx| answer(ctx, text));
     }));
 }

@@ -135,11 +135,13 @@ fn answer_export(ctx: Ctx<'_>, requirement: &Requirement, payload: Result<Vec<u8
 
 /// `RG.PYIMPORTREQ chunk ...`
 pub(super) fn import(module: &'static Module, ctx: Ctx<'_>, args: &Args<'_>) {
-    if !ctx.may_block() {
-        return ctx
-            .error(b"Can not run gears inside a multi exec, lua, or when blocking is not allowed");
-    }
     let bytes = args.rest().concat();
+    if !ctx.may_block() {
+        return match Payload::decode(&bytes) {
+            Ok(_) => ctx.would_block(),
+            Err(error) => ctx.error(error.as_bytes()),
+        };
+    }
     let client = ctx.block();
     module.run(Box::new(move || {
         let imported = install(module, &bytes);

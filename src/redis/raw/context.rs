@@ -168,6 +168,22 @@ impl<'a> Ctx<'a> {
         self.flags() & no == 0
     }
 
+    /// Whether the command is part of a transaction or a script, where the server lets nobody wait.
+    pub(in crate::redis) fn is_part_of_more(self) -> bool {
+        let parts = api::REDISMODULE_CTX_FLAGS_MULTI | api::REDISMODULE_CTX_FLAGS_LUA;
+        self.flags() & parts != 0
+    }
+
+    /// The server's own error for a command that would have to wait where nobody can.
+    pub(in crate::redis) fn would_block(self) {
+        let within_script = self.flags() & api::REDISMODULE_CTX_FLAGS_LUA != 0;
+        self.error(if within_script {
+            b"ERR Blocking module command called from Lua script"
+        } else {
+            b"ERR Blocking module command called from transaction"
+        });
+    }
+
     /// Whether the command comes from the server that this one follows, or out of the AOF.
     pub(in crate::redis) fn is_replayed(self) -> bool {
         let replayed = api::REDISMODULE_CTX_FLAGS_REPLICATED | api::REDISMODULE_CTX_FLAGS_LOADING;

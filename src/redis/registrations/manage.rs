@@ -47,14 +47,16 @@ impl Registrations {
 
     /// `RG.INNERUNREGISTER id [abortpending]`: the same from the master or the AOF.
     pub(in crate::redis) fn inner_unregister(&self, ctx: Ctx<'_>, args: &Args<'_>) {
+        let (id, abort) = match args.rest() {
+            [id] => (id, false),
+            [id, _] => (id, true),
+            _ => return ctx.wrong_arity(),
+        };
         if !ctx.is_replayed() {
             return ctx.error(b"ERR RG.INNERUNREGISTER is internal: use RG.UNREGISTER");
         }
-        let [id, rest @ ..] = args.rest() else {
-            return ctx.wrong_arity();
-        };
         if let Some(id) = Id::parse(id) {
-            self.remove(id, !rest.is_empty());
+            self.remove(id, abort);
         }
         self.listen();
         ctx.replicate_verbatim();
@@ -92,6 +94,9 @@ impl Registrations {
             [] => return ctx.wrong_arity(),
             ids => ids,
         };
+        if ctx.is_part_of_more() {
+            return ctx.would_block();
+        }
         let (may_block, module) = (ctx.may_block(), MODULE.get());
         let ids: Vec<_> = ids
             .iter()
@@ -134,6 +139,9 @@ impl Registrations {
     pub(in crate::redis) fn clear_statistics(&self, ctx: Ctx<'_>, args: &Args<'_>) {
         if !args.rest().is_empty() {
             return ctx.wrong_arity();
+        }
+        if ctx.is_part_of_more() {
+            return ctx.would_block();
         }
         self.clear_statistics_here();
         let (may_block, module) = (ctx.may_block(), MODULE.get());

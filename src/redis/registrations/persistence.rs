@@ -201,12 +201,12 @@ impl Registrations {
 
     /// `RG.INNERREGISTER blob`: registrations from the master or the AOF.
     pub(in crate::redis) fn inner_register(&'static self, ctx: Ctx<'_>, args: &Args<'_>) {
-        if !ctx.is_replayed() {
-            return ctx.error(b"ERR RG.INNERREGISTER is internal: scripts use register");
-        }
         let [blob] = args.rest() else {
             return ctx.wrong_arity();
         };
+        if !ctx.is_replayed() {
+            return ctx.error(b"ERR RG.INNERREGISTER is internal: scripts use register");
+        }
         let taken = unseal(blob)
             .map_err(|damage| damage.to_string())
             .and_then(|bundle| self.take(bundle));

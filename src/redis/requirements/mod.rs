@@ -208,6 +208,11 @@ impl Requirements {
         for name in &distinct {
             self.check(name)
                 .map_err(|why| format!("Could not satisfy requirements: {why}"))?;
+            if self.sources.lead_nowhere(name) {
+                let name = shown(name);
+                self.warn(&format!("requirement {name} is a path where nothing is"));
+                return Err(Failure::Folder.text().to_owned());
+            }
         }
         let made = distinct.iter().map(|name| {
             self.create(&RequirementWire {
