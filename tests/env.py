@@ -2,7 +2,6 @@
 
 import ast
 import functools
-import re
 import textwrap
 
 from server import wait_until
@@ -47,31 +46,6 @@ def pairs(flat):
 def number(identifier):
     """The counter in an id."""
     return int(identifier.rpartition("-")[2])
-
-
-SESSION = re.compile(
-    r"\{'sessionName':'(.*)', 'sessionDescription':'(.*)', 'refCount': (\d+), "
-    r"'linkedTo': (primary|None), 'dead': (true|false), 'isInstallationNeeded':([01]), "
-    r"'registrationsList':(\[.*\]), 'depsList':(\[.*\])\}",
-    re.DOTALL,
-)
-
-
-def session_of(text):
-    """`PD` of a registration as a dict; it has exactly the shape of RedisGears 1.2.13."""
-    match = SESSION.fullmatch(text)
-    assert match, text
-    name, description, references, linked, dead, needed, registrations, needs = match.groups()
-    return {
-        "sessionName": name,
-        "sessionDescription": description,
-        "refCount": int(references),
-        "linkedTo": linked,
-        "dead": dead,
-        "isInstallationNeeded": int(needed),
-        "registrationsList": ast.literal_eval(registrations),
-        "depsList": ast.literal_eval(needs),
-    }
 
 
 def registration(entry):
@@ -273,8 +247,8 @@ class Env:
         return self.registration(identifier)["RegistrationData"]
 
     def session(self, identifier=None):
-        """`PD` of a registration as a dict."""
-        return session_of(self.registration(identifier)["PD"])
+        """`PD` of a registration, which is a Python literal."""
+        return ast.literal_eval(self.registration(identifier)["PD"])
 
     def sessions(self, *words):
         """RG.PYDUMPSESSIONS of this shard, as dicts; what is no session stays as it is."""

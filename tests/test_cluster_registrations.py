@@ -349,7 +349,7 @@ def test_an_upgrade_from_another_shard(env):
     third = env.shards[2]
     assert third.execute(script.format("third"), "ID", "other", "REPLACE_WITH", "test") == "OK"
     assert [shard.trigger("t") for shard in env.shards] == [["third"]] * 3
-    assert env.each(lambda shard: shard.session()["sessionName"]) == ["other"] * 3
+    assert env.each(lambda shard: shard.session()["sessionId"]) == ["other"] * 3
 
 
 def test_a_trigger_of_another_shard_is_taken(env):

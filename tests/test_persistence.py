@@ -84,7 +84,7 @@ def test_every_kind_of_registration(new_env, saving):
         live_on(env, how)
         assert what_lasts(env) == expected
         about = env.session(expected[0][0])
-        assert (about["sessionName"], about["sessionDescription"]) == ("mine", "it's all")
+        assert (about["sessionId"], about["sessionDescription"]) == ("mine", "it's all")
         assert sorted(about["registrationsList"]) == sorted(entry[0] for entry in expected)
         check_all_kinds(env)
 

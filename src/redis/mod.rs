@@ -449,11 +449,8 @@ extern "C" fn info(ctx: *mut RedisModuleInfoCtx, for_crash_report: c_int) {
             info.number(c"cluster_bytes_sent", traffic.bytes);
         }
         if info.section(c"python_sessions") {
-            let version = module.settings.reply_version();
             for listed in module.registrations.list_sessions() {
-                // A line end would break the line apart.
-                let text = listed.text(version).replace(['\r', '\n'], " ");
-                info.named_text(listed.session.id(), &text);
+                info.named_text(listed.session.id(), &listed.text());
             }
         }
     });

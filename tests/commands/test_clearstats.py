@@ -1,7 +1,9 @@
 """RG.CLEARREGISTRATIONSSTATS, and what INFO says of registrations."""
 
+import ast
+
 import pytest
-from env import HOLD, session_of
+from env import HOLD
 from server import wait_until
 from wire import Simple
 
@@ -139,4 +141,4 @@ def test_sessions_in_info(env):
     env.register("GB().register('k*')\nGB().register('l*')", "ID", "mine", "DESCRIPTION", "a text")
     for section in ["rg", "rg_python_sessions"]:
         text = info(env, section)["rg_mine"]
-        assert session_of(text) == env.session(env.registrations()[0]["id"])
+        assert ast.literal_eval(text) == env.session(env.registrations()[0]["id"])

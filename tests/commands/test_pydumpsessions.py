@@ -1,7 +1,9 @@
 """RG.PYDUMPSESSIONS, and what else tells of sessions: PD of registrations, INFO."""
 
+import ast
+
 import pytest
-from env import HOLD, pairs, session_of
+from env import HOLD, pairs
 from server import wait_until
 
 TRIGGER = "GB('CommandReader').register(trigger='{}', mode='{}')"
@@ -34,7 +36,7 @@ def info(shard):
     section = shard.call("INFO", "rg_python_sessions").decode()
     lines = [line for line in section.split("\r\n") if line.startswith("rg_")]
     parts = [line.removeprefix("rg_").partition(":") for line in lines]
-    return [(name, session_of(text)) for name, _, text in parts]
+    return [(name, ast.literal_eval(text)) for name, _, text in parts]
 
 
 def test_none(env):
@@ -174,7 +176,7 @@ def test_a_session_that_is_replaced_is_dead_until_what_it_runs_has_ended(env):
         new = only(shard)
         assert (new["sessionDescription"], new["refCount"]) == (None, 1)
         assert [name for name, _ in info(shard)] == ["mine", "mine"]
-        assert [text["dead"] for _, text in info(shard)] == ["false", "true"]
+        assert [text["dead"] for _, text in info(shard)] == [False, True]
         env.register(TRIGGER.format("held", "sync"), "ID", "new", "REPLACE_WITH", "mine")
         assert [session["ID"] for session in shard.sessions("DEAD")] == ["mine"]
         env.go()
@@ -302,11 +304,11 @@ def test_pd_and_info_say_the_same(env):
     for shard in env.shards:
         session = only(shard)
         ((name, told),) = info(shard)
-        texts = [session_of(entry["PD"]) for entry in shard.registrations()]
+        texts = [ast.literal_eval(entry["PD"]) for entry in shard.registrations()]
         assert texts == [told, told]
         assert (name, told["sessionName"], told["refCount"]) == ("mine", "mine", 2)
         assert told["registrationsList"] == session["registrations"]
-        assert (told["linkedTo"], told["dead"]) == ("primary", "false")
+        assert (told["linkedTo"], told["dead"]) == ("primary", False)
         assert (told["isInstallationNeeded"], told["depsList"]) == (0, [])
 
 

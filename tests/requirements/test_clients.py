@@ -99,9 +99,6 @@ def registered(env, tmp_path):
 def test_export_and_import(gears_cli, env, new_env, tmp_path, registered, how):
     name, wheel = registered
     registration = env.registrations()[0]["id"]
-    if how == "--registration-id":
-        # It evaluates the text about the session, which it can not do with that of 1.2.13.
-        env.config("ReplyVersion", "1.2.1")
     words = {"--requirement": [wheel], "--all": [], "--registration-id": [registration]}[how]
     folder = tmp_path / "exported"
     folder.mkdir()

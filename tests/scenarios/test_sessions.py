@@ -26,14 +26,14 @@ def test_ses_03_an_id(env):
     assert sorted(env.results("GB('ShardsIDReader').run()", "ID", "aB1_-")) == env.ids
     env.register(COUNTING, "ID", "aB1_-")
     assert env.trigger("t") == ["1"]
-    assert env.session()["sessionName"] == "aB1_-"
+    assert env.session()["sessionId"] == "aB1_-"
 
 
 def test_ses_04_replace(env):
     env.register(ECHO.format("t"), "ID", "test")
     env.register(COUNTING, "ID", "test1", "REPLACE_WITH", "test")
     assert env.trigger("t") == ["1"]
-    assert env.session()["sessionName"] == "test1"
+    assert env.session()["sessionId"] == "test1"
 
 
 def test_ses_05_replace_what_does_not_exist(env):

@@ -6,17 +6,15 @@ use std::sync::Arc;
 use super::{Entry, Fires, Function, ListedSession, Registrations};
 use crate::engine::Id;
 use crate::python::Requirement;
-use crate::redis::config::ReplyVersion;
 
 impl Registrations {
     /// All registrations with what a listing shows, in the order in which they were registered. The
     /// server lock is held.
     pub(in crate::redis) fn list(&self) -> Vec<Listed> {
         let sessions = self.list_sessions();
-        let version = self.settings.reply_version();
         let texts: HashMap<_, _> = sessions
             .iter()
-            .map(|listed| (Arc::as_ptr(&listed.session), listed.text(version)))
+            .map(|listed| (Arc::as_ptr(&listed.session), listed.text()))
             .collect();
         let state = self.state();
         let list = state.entries.values().map(|entry| {
@@ -42,7 +40,7 @@ pub(in crate::redis) struct Listed {
     pub(in crate::redis) function: Arc<Function>,
     /// Of a stream function.
     pub(in crate::redis) status: &'static str,
-    /// The session.
+    /// The session, as a Python literal.
     pub(in crate::redis) session: String,
 }
 
@@ -60,32 +58,25 @@ impl Listed {
 }
 
 impl ListedSession {
-    /// It as one text: that of RedisGears 1.2.13, or for clients of older releases a Python literal.
-    pub(in crate::redis) fn text(&self, version: ReplyVersion) -> String {
+    /// It as a Python literal.
+    pub(in crate::redis) fn text(&self) -> String {
         let session = &self.session;
-        let newest = version == ReplyVersion::V1_2_13;
-        let quoted: fn(&str) -> String = if newest { plain_text } else { python_text };
         let ids = self.registrations.iter().map(|id| format!("'{id}'"));
         let needs = session.requirements().iter();
-        let needs = needs.map(|one| requirement_text(one, quoted));
+        let needs = needs.map(|one| requirement_text(one));
         let join = |list: Vec<String>| list.join(",");
-        let id = quoted(session.id());
-        let (name, place, dead) = if newest {
-            let dead = if self.linked { "false" } else { "true" };
-            (format!("'sessionName':{id}"), self.place().to_owned(), dead)
-        } else {
-            let names = format!("'sessionId':{id}, 'sessionName':{id}");
-            let dead = if self.linked { "False" } else { "True" };
-            (names, format!("'{}'", self.place()), dead)
-        };
         format!(
-            "{{{name}, 'sessionDescription':{}, 'refCount': {}, 'linkedTo': {place}, \
-             'dead': {dead}, 'isInstallationNeeded':{}, 'registrationsList':[{}], 'depsList':[{}]}}",
-            quoted(session.description().unwrap_or("null")),
+            "{{'sessionId':{id}, 'sessionName':{id}, 'sessionDescription':{}, 'refCount': {}, \
+             'linkedTo': '{}', 'dead': {}, 'isInstallationNeeded':{}, \
+             'registrationsList':[{}], 'depsList':[{}]}}",
+            python_text(session.description().unwrap_or("null")),
             self.references,
+            self.place(),
+            if self.linked { "False" } else { "True" },
             u8::from(session.needed_installation()),
             join(ids.collect()),
             join(needs.collect()),
+            id = python_text(session.id()),
         )
     }
 
@@ -95,21 +86,16 @@ impl ListedSession {
     }
 }
 
-/// A requirement in the text of a session.
-fn requirement_text(requirement: &Requirement, quoted: fn(&str) -> String) -> String {
+/// A requirement as a Python literal.
+fn requirement_text(requirement: &Requirement) -> String {
     let wheels = requirement.wheels().unwrap_or_default();
-    let wheels: Vec<_> = wheels.iter().map(|wheel| quoted(wheel)).collect();
+    let wheels: Vec<_> = wheels.iter().map(|wheel| python_text(wheel)).collect();
     format!(
         "{{'name':{}, 'basePath':{}, 'wheels':[{}]}}",
-        quoted(requirement.name()),
-        quoted(&requirement.folder().to_string_lossy()),
+        python_text(requirement.name()),
+        python_text(&requirement.folder().to_string_lossy()),
         wheels.join(","),
     )
-}
-
-/// A text in quotes, as it is.
-fn plain_text(text: &str) -> String {
-    format!("'{text}'")
 }
 
 /// A text as a Python literal.
