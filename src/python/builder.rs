@@ -1,6 +1,6 @@
 //! The function builder that Python calls: `PyFlatExecution`, behind every GearsBuilder.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use pyo3::prelude::*;
@@ -166,8 +166,11 @@ impl Builder {
             Some(script) => script.set_run(registry.create(launch), when_done),
             // Inside a callback: it runs at once, and nobody will ask for it by its id.
             None => {
+                let inside = Inside::begin()?;
                 launch.taker = when_done.map(taker);
-                registry.start(&registry.create(launch), false);
+                let execution = registry.create(launch);
+                execution.when_done(Box::new(move |_| drop(inside)));
+                registry.start(&execution, false);
             }
         }
         Ok(())
@@ -179,6 +182,34 @@ impl Builder {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         when_done.take()
+    }
+}
+
+/// Runs that code inside of others has started, and that have not ended.
+static INSIDE: AtomicUsize = AtomicUsize::new(0);
+
+/// Functions that wait for runs of themselves without end would take all memory.
+const MOST_INSIDE: usize = 50_000;
+
+/// One of them.
+struct Inside;
+
+impl Inside {
+    fn begin() -> PyResult<Self> {
+        let before = INSIDE.fetch_add(1, Ordering::Relaxed);
+        let one = Self;
+        if before >= MOST_INSIDE {
+            return Err(gears_error(format!(
+                "{MOST_INSIDE} runs that functions started have not ended yet: no more can begin"
+            )));
+        }
+        Ok(one)
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        INSIDE.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -420,3 +420,26 @@ async def work(r):
         env.shards[1].go()
         errors = wire.receive()
         assert errors
+
+
+@pytest.mark.single("each shard counts its own")
+def test_runs_of_itself_without_end(env):
+    """They stop before they have taken all memory."""
+    script = """
+async def work(r):
+    try:
+        await GB('ShardsIDReader').map(work).run()
+    except Exception as error:
+        execute('set', 'why', str(error))
+    return r
+GB('ShardsIDReader').map(work).run()
+"""
+    assert env.results(script) == env.ids
+    text = "50000 runs that functions started have not ended yet: no more can begin"
+    assert env.client.get("why") == text
+    env.client.delete("why")
+    assert env.results(
+        "async def work(r): return await GB('ShardsIDReader').run()\n"
+        "GB('ShardsIDReader').map(work).count().run()"
+    ) == ["1"]
+    assert env.client.get("why") is None
