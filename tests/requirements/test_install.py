@@ -1,5 +1,6 @@
 """Requirements from a folder of wheels: installed, shared, replaced, refused."""
 
+import ast
 import os
 import pathlib
 import tempfile
@@ -260,6 +261,32 @@ def test_a_listing_shows_what_is_being_installed(env, tmp_path):
             pipe.read_response()
         client.connection_pool.release(pipe)
     assert str(source) not in requirements(env)
+
+
+@pytest.mark.single("the process of one server")
+@pytest.mark.parametrize("end", ["SHUTDOWN", "kill -9"])
+def test_what_pip_runs_ends_with_the_server(new_env, tmp_path, end):
+    env = new_env()
+    source, started = tmp_path / "slow", tmp_path / "started"
+    source.mkdir()
+    (source / "setup.py").write_text(
+        "import os, subprocess, time\n"
+        "pids = [os.getpid(), subprocess.Popen(['sleep', '600']).pid]\n"
+        "with open('pids', 'w') as file: file.write(repr(pids))\n"
+        f"os.replace('pids', {str(started)!r})\n"
+        "time.sleep(600)\n"
+    )
+    with env.server.client() as client:
+        pipe = client.connection_pool.get_connection()
+        pipe.send_command("RG.PYEXECUTE", "GB().run()", "REQUIREMENTS", str(source))
+        wait_until(started.exists)
+        if end == "SHUTDOWN":
+            assert env.server.stop() == 0
+        else:
+            env.server.kill()
+        pipe.disconnect()
+    pids = ast.literal_eval(started.read_text())
+    wait_until(lambda: not any(pathlib.Path(f"/proc/{pid}/exe").exists() for pid in pids))
 
 
 def test_info_has_a_line_for_each(env, package):

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader, pipe};
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
@@ -65,7 +66,8 @@ fn parse_environment(bytes: &[u8]) -> HashMap<OsString, OsString> {
 }
 
 /// Runs a script of ours with these arguments. Each line that it writes goes to `tell`, when it
-/// comes. The error says why it could not run.
+/// comes. Its input ends when it is to end, and when this process does. The error says why it could
+/// not run.
 pub(super) fn run<S: AsRef<OsStr>>(
     options: &[&str],
     script: &str,
@@ -82,10 +84,12 @@ pub(super) fn run<S: AsRef<OsStr>>(
         .args(arguments)
         .env_clear()
         .envs(environment())
-        .stdin(Stdio::null())
+        .process_group(0)
+        .stdin(Stdio::piped())
         .stderr(writer.try_clone().map_err(failed)?)
         .stdout(writer);
     let mut child = command.spawn().map_err(failed)?;
+    let input = child.stdin.take();
     // It holds the other end of the pipe.
     drop(command);
     let (send, lines) = mpsc::channel();
@@ -102,11 +106,15 @@ pub(super) fn run<S: AsRef<OsStr>>(
                 }
             }
         });
-    if let Err(error) = read {
+    let ended = match read {
+        Ok(_) => listen(&mut child, &lines, tell),
+        Err(error) => Err(failed(error)),
+    };
+    if ended.is_err() {
+        drop(input);
         end(&mut child);
-        return Err(failed(error));
     }
-    listen(&mut child, &lines, tell)
+    ended
 }
 
 /// Takes what a program writes until it ends.
@@ -142,7 +150,6 @@ fn listen(
                 return Ok(Ended { how, output });
             }
             Err(mpsc::RecvTimeoutError::Timeout) => {
-                end(child);
                 return Err(format!(
                     "it took longer than {} s and was ended",
                     LONGEST.as_secs()
@@ -152,7 +159,15 @@ fn listen(
     }
 }
 
+/// Ends a program whose input has ended.
 fn end(child: &mut Child) {
+    // It ends what it started as well, if it can.
+    for _ in 0..100 {
+        if child.try_wait().is_ok_and(|ended| ended.is_some()) {
+            return;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
     let _ = child.kill();
     let _ = child.wait();
 }
