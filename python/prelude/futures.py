@@ -9,7 +9,6 @@ import collections as _collections
 import contextvars as _contextvars
 import functools as _functools
 import queue as _queue
-import time as _time
 import traceback as _traceback
 import types as _types
 import weakref as _weakref
@@ -142,12 +141,16 @@ def _cancel(task):
 
 
 def _call_off():
+    running = []
     while True:
-        task, work = _called_off.get()
-        _post(_contextvars.copy_context(), _cancel, task)
-        # What never gives way is interrupted; between, it may end what it has to.
-        while work.interrupt():
-            _time.sleep(0.5)
+        try:
+            task, work = _called_off.get(timeout=0.5 if running else None)
+        except _queue.Empty:
+            # What does not give way is interrupted; between, it may end what it has to.
+            running = [work for work in running if work.interrupt()]
+        else:
+            _post(_contextvars.copy_context(), _cancel, task)
+            running.append(work)
 
 
 async def _keep_promise(coroutine, promise):

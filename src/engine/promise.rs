@@ -79,7 +79,7 @@ impl<O> Promise<O> {
     }
 
     /// Nobody waits for it any more: what works on it ends.
-    pub(super) fn call_off(&self) {
+    pub fn call_off(&self) {
         let mut state = self.state();
         if !matches!(&*state, State::Open(..)) {
             return;

@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use super::api::get_gears_session;
-use super::error::{error_text, gears_error, record_error};
+use super::error::{ForceStopped, error_text, gears_error, record_error};
 use super::interpreter::{prelude, world};
 use super::link;
 use super::session::{current, interrupt_thread, swallow};
@@ -116,8 +116,13 @@ fn run(coroutine: Bound<'_, PyAny>) -> Instead<Py<PyAny>> {
             promise: promise.clone(),
             _future: None,
         };
-        prelude(py, "_start")?.call1((&coroutine, keeper, get_gears_session()))?;
-        Ok(promise)
+        let start = prelude(py, "_start")?;
+        let started = start.call1((&coroutine, keeper, get_gears_session()));
+        if started.is_err() {
+            // It may have been interrupted when the coroutine was on its way.
+            promise.call_off();
+        }
+        started.map(|_| promise)
     };
     match start() {
         Ok(promise) => Instead::Promise(promise),
@@ -135,6 +140,12 @@ fn returned<'py>(
         return Err(Instead::Promise(future.get().wait()));
     }
     future.get().discard();
+    if made
+        .as_ref()
+        .is_err_and(|error| error.is_instance_of::<ForceStopped>(py))
+    {
+        future.get().promise.call_off();
+    }
     match (otherwise, made) {
         (Otherwise::IsNone, _) => Ok(py.None().into_bound(py)),
         (Otherwise::Counts, Ok(made)) if link::is_coroutine(&made) => Err(run(made)),

@@ -124,27 +124,6 @@ def test_abort_all_of_many(env):
     release(env, 200)
 
 
-def test_a_coroutine_outlives_its_execution(env):
-    """It is not cancelled: what it does still happens."""
-    env.register(
-        f"""{ASLEEP}
-async def work(r):
-    await wait_for()
-    execute('set', 'ended{{%s}}' % hashtag(), 1)
-{TRIGGER}.map(work).register(trigger='t', mode='async_local')
-"""
-    )
-    shard = env.shards[0]
-    with begin(env.server, "RG.TRIGGER", "t") as wire:
-        wait_until(env.held)
-        (identifier,) = shard.executions()
-        env.call("RG.ABORTEXECUTION", identifier)
-        wire.receive()
-    env.go()
-    wait_until(lambda: shard.client.exists(shard.key("ended")))
-    assert env.settled()["numAborted"] == 1
-
-
 @pytest.mark.lopsided
 @pytest.mark.parametrize("words", [[], ["abortpending"]])
 @pytest.mark.parametrize("mode", ["sync", "async_local", "async"])
