@@ -56,25 +56,25 @@ class _Loop(asyncio.SelectorEventLoop):
     stop = close = set_task_factory = _shared
 
 
-_WORK = _contextvars.ContextVar("gears_work", default=None)
+_NOBODYS = redisgears._Work()
+_WORK = _contextvars.ContextVar("gears_work", default=_NOBODYS)
 """The work on a promise that a coroutine is part of, as are the tasks that it starts."""
-
-
-def _call(function, argument):
-    return function(argument)
 
 
 def _guarded(coroutine):
     """Drives a coroutine; it may not wait inside an atomic block, which would hold the server."""
     value = error = None
     work = _WORK.get()
-    call = _call if work is None else work.call
     while True:
-        try:
-            go_on, given = (coroutine.send, value) if error is None else (coroutine.throw, error)
-            waited = call(go_on, given)
-        except StopIteration as end:
-            return end.value
+        if error is None:
+            ended, waited = work.send(coroutine, value)
+            if ended:
+                return waited
+        else:
+            try:
+                waited = work.throw(coroutine, error)
+            except StopIteration as end:
+                return end.value
         if isInAtomicBlock():
             if getattr(waited, "_asyncio_future_blocking", None):
                 waited._asyncio_future_blocking = False
@@ -123,13 +123,6 @@ def _complain(what):
     log(f"{what}: {_traceback.format_exc()}", level="warning")
 
 
-def _context_of(session, work):
-    context = _contextvars.copy_context()
-    context.run(_SESSION.set, session)
-    context.run(_WORK.set, work)
-    return context
-
-
 _called_off = _queue.SimpleQueue()
 """Tasks, and the work they are on, that nobody waits for any more."""
 
@@ -154,9 +147,6 @@ def _call_off():
 
 
 async def _keep_promise(coroutine, promise):
-    work, task = _WORK.get(), _weakref.ref(asyncio.current_task())
-    # No code in Python, which the interrupt of a step that is aborted may hit.
-    work.ends_by(_functools.partial(_called_off.put, (task, work)))
     try:
         value = await coroutine
     except BaseException as error:
@@ -165,10 +155,23 @@ async def _keep_promise(coroutine, promise):
         promise.keep(value)
 
 
+def _begin(session, work, coroutine):
+    _SESSION.set(session)
+    _WORK.set(work)
+    task = loop.create_task(coroutine)
+    if work is not _NOBODYS:
+        # No code in Python, which the interrupt of a step that is aborted may hit.
+        work.ends_by(_functools.partial(_called_off.put, (_weakref.ref(task), work)))
+
+
+def _post_task(session, work, coroutine):
+    """Has the loop run a coroutine for a session."""
+    _post(_contextvars.copy_context(), _begin, session, work, coroutine)
+
+
 def _start(coroutine, promise, session):
     """Runs a coroutine that a callback returned; the promise gets what it comes to."""
-    context = _context_of(session, promise.work())
-    _post(context, loop.create_task, _keep_promise(coroutine, promise))
+    _post_task(session, promise.work(), _keep_promise(coroutine, promise))
 
 
 def createFuture():
@@ -233,12 +236,13 @@ def runCoroutine(cr, f=None, delay=0, s=None):
         raise TypeError(f"runCoroutine takes what gearsFuture returns, not {type(f).__name__}")
     if s is not None and not isinstance(s, redisgears.PyExecutionSession):
         raise redisgears.GearsError("Given object is not of type GearsSession")
-    promise = None if f is None else f._promise()
-    work = None if promise is None else promise.work()
+    session = getGearsSession() if s is None else s
     later = _run_later(cr, delay)
-    task = _run_alone(later) if promise is None else _keep_promise(later, promise)
-    context = _context_of(getGearsSession() if s is None else s, work)
-    _post(context, loop.create_task, task)
+    if f is None:
+        _post_task(session, _NOBODYS, _run_alone(later))
+    else:
+        promise = f._promise()
+        _post_task(session, promise.work(), _keep_promise(later, promise))
 
 
 class _Resolver:

@@ -11,7 +11,7 @@ use super::error::{FlatError, ForceStopped, GearsError, gears_error, lossy};
 use super::function::Function;
 use super::interpreter::{SESSION_NAME, world};
 use super::object;
-use super::promise::{self, Future, Keeper, gears_future};
+use super::promise::{self, Future, Keeper, Work, gears_future};
 use super::session::{self, Current, bind_code, current, current_session};
 use super::shipping;
 use super::watch;
@@ -424,8 +424,8 @@ impl LogStream {
 pub(super) mod redisgears {
     #[pymodule_export]
     use super::{
-        Atomic, Builder, Future, Keeper, SessionHandle, atomic, call_next, config_get, execute,
-        flat_error, gears_ctx, gears_future, get_command, get_gears_session, hash_tag,
+        Atomic, Builder, Future, Keeper, SessionHandle, Work, atomic, call_next, config_get,
+        execute, flat_error, gears_ctx, gears_future, get_command, get_gears_session, hash_tag,
         is_async_allow, is_in_atomic_block, log, override_reply, own_loop, register_gears_thread,
         register_time_event, save_globals, set_gears_session, shard_id,
     };

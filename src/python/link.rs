@@ -238,6 +238,20 @@ pub(super) fn is_coroutine(value: &Bound<'_, PyAny>) -> bool {
     unsafe { ffi::PyCoro_CheckExact(value.as_ptr()) != 0 }
 }
 
+/// Gives a coroutine a value, and lets it run; what it waits for, or returns.
+pub(super) fn send<'py>(
+    coroutine: &Bound<'py, PyAny>,
+    value: &Bound<'py, PyAny>,
+) -> PyResult<(bool, Bound<'py, PyAny>)> {
+    let py = coroutine.py();
+    let mut result = std::ptr::null_mut();
+    // SAFETY: attached; both are references to objects, and the result is written in any case.
+    let sent = unsafe { ffi::PyIter_Send(coroutine.as_ptr(), value.as_ptr(), &raw mut result) };
+    // SAFETY: a new reference, or null with an exception set.
+    let result = unsafe { Bound::from_owned_ptr_or_err(py, result) }?;
+    Ok((sent == ffi::PySendResult::PYGEN_RETURN, result))
+}
+
 /// Context variables of a section.
 pub(super) struct EnteredContext<'py>(Bound<'py, PyAny>);
 

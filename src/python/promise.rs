@@ -198,6 +198,12 @@ pub(super) struct Work(Arc<Promised>);
 
 #[pymethods]
 impl Work {
+    /// That of a coroutine that no record waits for.
+    #[new]
+    fn new() -> Self {
+        Self(Promise::new())
+    }
+
     /// What to call, on any thread, when nobody waits for the promise any more.
     fn ends_by(&self, end: Py<PyAny>) {
         self.0.ends_by(Box::new(move || {
@@ -210,25 +216,24 @@ impl Work {
         }));
     }
 
-    /// Calls what interrupts may hit.
-    fn call<'py>(
+    /// Lets a coroutine run, which interrupts may hit: whether it has ended, and what it waits for or
+    /// returns.
+    fn send<'py>(
         &self,
-        function: &Bound<'py, PyAny>,
-        argument: &Bound<'py, PyAny>,
+        coroutine: &Bound<'py, PyAny>,
+        value: &Bound<'py, PyAny>,
+    ) -> PyResult<(bool, Bound<'py, PyAny>)> {
+        self.interruptible(coroutine.py(), || link::send(coroutine, value))
+    }
+
+    /// Has a coroutine fail with an exception, in the same way.
+    fn throw<'py>(
+        &self,
+        coroutine: &Bound<'py, PyAny>,
+        error: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let py = function.py();
-        *section() = Some(Section {
-            promise: self.0.clone(),
-            thread: link::thread_ident(py),
-            interrupted: false,
-        });
-        let made = function.call1((argument,));
-        let ran = section().take();
-        if ran.is_some_and(|ran| ran.interrupted) {
-            // It may have come too late.
-            swallow(py);
-        }
-        made
+        let throw = || coroutine.call_method1("throw", (error,));
+        self.interruptible(coroutine.py(), throw)
     }
 
     /// Interrupts what runs for it; whether something does.
@@ -242,6 +247,23 @@ impl Work {
         section.interrupted = true;
         interrupt_thread(py, section.thread);
         true
+    }
+}
+
+impl Work {
+    fn interruptible<T>(&self, py: Python<'_>, body: impl FnOnce() -> T) -> T {
+        *section() = Some(Section {
+            promise: self.0.clone(),
+            thread: link::thread_ident(py),
+            interrupted: false,
+        });
+        let made = body();
+        let ran = section().take();
+        if ran.is_some_and(|ran| ran.interrupted) {
+            // It may have come too late.
+            swallow(py);
+        }
+        made
     }
 }
 
