@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import itertools
+import time
 
 import tls
 from server import MODULE, Server, free_port, wait_until
@@ -59,6 +60,42 @@ class Shard(Server):
         """Whether it sees a whole cluster of so many nodes."""
         info = self.cluster_info()
         return info["cluster_state"] == "ok" and int(info["cluster_known_nodes"]) == nodes
+
+    def node_lines(self):
+        """CLUSTER NODES, in words."""
+        return [line.split() for line in self.ask("CLUSTER", "NODES").decode().splitlines()]
+
+    def ids_that_own_slots(self):
+        """As this server sees it."""
+        lines = self.node_lines()
+        return {w[0] for w in lines if "master" in w[2] and any(s[0] != "[" for s in w[8:])}
+
+    def owns_slots(self):
+        return self.id in self.ids_that_own_slots()
+
+    def replicas_seen(self):
+        """The master of each replica, as this server sees it."""
+        return {words[0]: words[3] for words in self.node_lines() if "slave" in words[2]}
+
+    def take_over(self, servers):
+        """From its master, alive as all `servers` are."""
+        master = self.replicas_seen()[self.id]
+        # nobody votes for a server that is still a master to it
+        wait_until(
+            lambda: all(server.replicas_seen().get(self.id) == master for server in servers),
+            what=f"servers that know the replica {self.port}",
+        )
+        ends = 0
+
+        def promoted():
+            nonlocal ends
+            if time.monotonic() > ends:
+                self.told("FAILOVER")
+                # it gives up after 5 s without votes
+                ends = time.monotonic() + 6
+            return self.owns_slots()
+
+        wait_until(promoted, 60, f"a promoted {self.port}")
 
     def linked(self, shards):
         """Whether its module has met those of all shards; one shard has nobody to meet."""
@@ -167,8 +204,7 @@ class Cluster:
         """All of them, and none in the middle of a handshake."""
 
         def ids(server):
-            lines = server.ask("CLUSTER", "NODES").decode().splitlines()
-            return {line.split()[0] for line in lines if "handshake" not in line.split()[2]}
+            return {words[0] for words in server.node_lines() if "handshake" not in words[2]}
 
         everybody = {server.id for server in self.servers}
         return all(ids(server) == everybody for server in self.servers)

@@ -615,7 +615,7 @@ def test_a_promoted_replica(new_cluster, how):
     wait_until(lambda: len(new.ask("RG.DUMPREGISTRATIONS")) == 4)
     env.shards[1].client.wait(1, 10000)
     if how == "failover":
-        new.told("FAILOVER")
+        new.take_over(env.cluster.servers)
     else:
         old.kill()
     wait_until(lambda: b"role:master" in new.ask("INFO", "replication"), what="a promotion")

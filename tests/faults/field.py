@@ -88,7 +88,7 @@ class Field(ClusterEnv):
     @property
     def masters(self):
         """The servers that have slots now."""
-        return [server for server in self.servers if server.running() and owns_slots(server)]
+        return [server for server in self.servers if server.running() and server.owns_slots()]
 
     def register_functions(self):
         reply = self.server.ask("RG.PYEXECUTE", FUNCTIONS)
@@ -221,7 +221,7 @@ class Field(ClusterEnv):
 
     def synced(self):
         """Replicas have what their masters have."""
-        replicas = [server for server in self.servers if not owns_slots(server)]
+        replicas = [server for server in self.servers if not server.owns_slots()]
         wait_until(lambda: all(map(in_sync, replicas)), 60, "replicas in sync")
         for server in self.masters:
             reply = server.ask("WAIT", 1, 10000)
@@ -318,14 +318,3 @@ def pending(server):
     """Messages that other shards have not acknowledged."""
     nodes = server.ask("RG.INFOCLUSTER")[4]
     return sum(dict(zip(node[::2], node[1::2], strict=True))[b"pendingMessages"] for node in nodes)
-
-
-def ids_that_own_slots(server):
-    """As this server sees it."""
-    lines = server.ask("CLUSTER", "NODES").decode().splitlines()
-    words = [line.split() for line in lines]
-    return {w[0] for w in words if "master" in w[2] and any(s[0] != "[" for s in w[8:])}
-
-
-def owns_slots(server):
-    return server.id in ids_that_own_slots(server)

@@ -7,7 +7,7 @@ stood. What a replica had acknowledged is not lost.
 import time
 
 import pytest
-from faults.field import owns_slots, registered
+from faults.field import registered
 from faults.load import of_keys
 from faults.rounds import ROUNDS, dice
 from server import wait_until
@@ -29,15 +29,14 @@ def replica_of(field, master):
     """The server that takes over from that one."""
 
     def found():
-        words = [line.split() for line in master.ask("CLUSTER", "NODES").decode().splitlines()]
-        ids = [w[0] for w in words if "slave" in w[2] and w[3] == master.id]
-        return next((server for server in field.servers if server.id in ids), None)
+        seen = master.replicas_seen()
+        return next((server for server in field.servers if seen.get(server.id) == master.id), None)
 
     return wait_until(found, what=f"a replica of {master.port}")
 
 
 def wait_promoted(server):
-    wait_until(lambda: owns_slots(server), 60, f"a promoted {server.port}")
+    wait_until(server.owns_slots, 60, f"a promoted {server.port}")
 
 
 def test_a_replica_is_told_to_take_over(filled):
@@ -64,8 +63,7 @@ def test_a_replica_is_told_to_take_over(filled):
 
 def take_over(field, master, replica):
     before = registered(master)
-    assert replica.ask("CLUSTER", "FAILOVER") == "OK"
-    wait_promoted(replica)
+    replica.take_over(field.servers)
     wait_until(field.counts_all, 60, "runs that count all shards")
     assert registered(replica) == before
     field.whole()

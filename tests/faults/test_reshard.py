@@ -26,8 +26,7 @@ def tag(number):
 
 def slots(server):
     """Who has which slots since when, as this server sees it."""
-    lines = [line.split() for line in server.ask("CLUSTER", "NODES").decode().splitlines()]
-    return tuple(sorted((words[0], words[6], *words[8:]) for words in lines))
+    return tuple(sorted((words[0], words[6], *words[8:]) for words in server.node_lines()))
 
 
 def slot_of(tag):
