@@ -52,7 +52,7 @@ pub use language::{
 };
 pub use plan::{Plan, PlanBuilder, Step, StepInfo, Steps};
 pub use planner::Need;
-pub use pool::{Pool, Task};
+pub use pool::{Enter, Pool, Task};
 pub use promise::{Asked, Instead, Promise};
 pub use read_ahead::ReadAhead;
 pub use reader::{KeysRange, Reader, ReaderSpec, Readers, Source};

@@ -11,6 +11,10 @@ use super::Error;
 /// Stack of a worker: callbacks may recurse through C code.
 const STACK: usize = 16 << 20;
 
+/// Runs the loop of a thread, inside of whatever that thread keeps for life: a thread state of the
+/// interpreter, a priority.
+pub type Enter = Arc<dyn Fn(&mut (dyn FnMut() + Send)) + Send + Sync>;
+
 /// Something a worker can do.
 pub trait Task: Send + Sync {
     /// Does a part of it. A panic is caught and ends this part only.
@@ -23,16 +27,11 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Starts `threads` workers. Each runs its loop inside `enter`, which gives it whatever it
-    /// keeps for life (a thread state of the interpreter).
-    pub fn start(
-        name: &str,
-        threads: usize,
-        enter: fn(&mut (dyn FnMut() + Send)),
-    ) -> std::io::Result<Arc<Self>> {
+    /// Starts `threads` workers. Each runs its loop inside `enter`.
+    pub fn start(name: &str, threads: usize, enter: &Enter) -> std::io::Result<Arc<Self>> {
         let (tasks, queue) = unbounded::<Arc<dyn Task>>();
         for number in 0..threads {
-            let queue = queue.clone();
+            let (queue, enter) = (queue.clone(), enter.clone());
             thread::Builder::new()
                 .name(format!("{name}-{number}"))
                 .stack_size(STACK)

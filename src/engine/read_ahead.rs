@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
-use super::{Chunk, Reader, RecordError};
+use super::{Chunk, Enter, Reader, RecordError};
 
 /// Chunks that may wait for an execution; the reader goes on when they are down to so few.
 const AHEAD: usize = 4;
@@ -58,12 +58,12 @@ pub(super) enum Fed {
 }
 
 impl ReadAhead {
-    /// Starts the reader thread.
-    pub fn start() -> std::io::Result<Self> {
+    /// Starts the reader thread. It runs its loop inside `enter`.
+    pub fn start(enter: Enter) -> std::io::Result<Self> {
         let (feeds, queue) = unbounded();
         thread::Builder::new()
             .name("geartrain-read".into())
-            .spawn(move || serve(&queue))?;
+            .spawn(move || enter(&mut || serve(&queue)))?;
         Ok(Self { feeds })
     }
 

@@ -399,9 +399,10 @@ pub(super) fn bench(numbers: Numbers) -> Bench {
         profile: AtomicBool::new(false),
         result_bytes: AtomicUsize::new(usize::MAX),
     });
+    let enter: Enter = Arc::new(|body| body());
     let machinery = Machinery {
-        pool: Pool::start("test", 1, |body| body()).expect("a thread"),
-        read_ahead: ReadAhead::start().expect("a thread"),
+        pool: Pool::start("test", 1, &enter).expect("a thread"),
+        read_ahead: ReadAhead::start(enter).expect("a thread"),
         readers: Box::new(numbers),
         shards: Arc::new(Alone),
     };

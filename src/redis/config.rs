@@ -42,6 +42,9 @@ pub(super) enum ReplyVersion {
     V1_2_13,
 }
 
+/// The highest nice value that a thread can have.
+const LEAST_PRIORITY: i32 = 19;
+
 struct Definition {
     name: &'static str,
     owner: Owner,
@@ -71,11 +74,12 @@ const fn python(name: &'static str, kind: Kind, default: i64, live: bool) -> Def
     }
 }
 
-const DEFINITIONS: [Definition; 27] = [
+const DEFINITIONS: [Definition; 28] = [
     core("MaxExecutions", i64::MIN, 1000, true),
     core("MaxExecutionsPerRegistration", i64::MIN, 100, true),
     core("ProfileExecutions", i64::MIN, 0, true),
     core("ExecutionThreads", 1, 3, false),
+    core("ExecutionNice", 0, 5, false),
     core("ExecutionMaxIdleTime", 1, 5000, true),
     core("SendMsgRetries", 0, 3, true),
     core("MaxResultsMemory", 1, 1 << 30, true),
@@ -224,6 +228,14 @@ impl Settings {
     /// Number of pool threads.
     pub(super) fn threads(&self) -> usize {
         usize::try_from(self.number("ExecutionThreads")).unwrap_or(1)
+    }
+
+    /// By how much the priority of threads that run functions is below the server's.
+    pub(super) fn nice(&self) -> Option<i32> {
+        let nice = self.number("ExecutionNice");
+        i32::try_from(nice)
+            .ok()
+            .filter(|nice| *nice <= LEAST_PRIORITY)
     }
 
     /// Whether Python's memory is accounted by the server.

@@ -20,7 +20,7 @@ use std::ffi::c_int;
 use std::sync::{Arc, OnceLock};
 
 use crate::cluster::Cluster;
-use crate::engine::{Alone, LogLevel, Machinery, Pool, ReadAhead, Registry, Shards};
+use crate::engine::{Alone, Enter, LogLevel, Machinery, Pool, ReadAhead, Registry, Shards};
 use crate::python::{self, Cpython, World};
 
 use commands::COMMANDS;
@@ -122,6 +122,7 @@ fn load(
             "ExecutionThreads can be {MOST_THREADS} at the most"
         ));
     }
+    let nice = settings.nice().ok_or("ExecutionNice is 0 to 19")?;
     let lock = Arc::new(Lock::new(
         server,
         raw::subscribe_to_event_loop(ctx, event_loop),
@@ -133,7 +134,16 @@ fn load(
     };
     python::start(allocator)?;
     let failed = |error: std::io::Error| format!("could not start a thread: {error}");
-    let pool = Pool::start("geartrain-pool", settings.threads(), python::enter_thread);
+    // The work of functions gives way to the server's own.
+    let reading: Enter = Arc::new(move |body| {
+        raw::give_way(nice);
+        body();
+    });
+    let working: Enter = Arc::new(move |body| {
+        raw::give_way(nice);
+        python::enter_thread(body);
+    });
+    let pool = Pool::start("geartrain-pool", settings.threads(), &working);
     let cluster = cluster::start(server, &settings, &lock)?;
     let shards: Arc<dyn Shards> = match &cluster {
         Some((cluster, _)) => cluster.clone(),
@@ -141,12 +151,12 @@ fn load(
     };
     let machinery = Machinery {
         pool: pool.map_err(failed)?,
-        read_ahead: ReadAhead::start().map_err(failed)?,
+        read_ahead: ReadAhead::start(reading).map_err(failed)?,
         readers: Box::new(ServerReaders { lock: lock.clone() }),
         shards,
     };
     let registry = Registry::new(settings.limits(), Arc::new(machinery));
-    let requirements = Requirements::open(server, lock.clone(), settings.clone())?;
+    let requirements = Requirements::open(server, lock.clone(), settings.clone(), working.clone())?;
     let registrations = Registrations::open(
         server,
         lock.clone(),
@@ -185,8 +195,8 @@ fn load(
         requirements,
         cluster,
         lock,
-        scripts: Threads::default(),
-        helpers: Threads::default(),
+        scripts: Threads::new(working),
+        helpers: Threads::new(Arc::new(python::enter_thread)),
     };
     MODULE
         .set(module)

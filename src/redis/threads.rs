@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::guard::guard;
-use crate::python;
+use crate::engine::Enter;
 
 /// More jobs than this wait for one another.
 const MOST: usize = 128;
@@ -18,8 +18,8 @@ const STACK: usize = 16 << 20;
 pub(super) type Job = Box<dyn FnOnce() + Send>;
 
 /// The threads. Jobs come from any thread.
-#[derive(Default)]
 pub(super) struct Threads {
+    enter: Enter,
     queue: Arc<Queue>,
 }
 
@@ -37,6 +37,12 @@ struct State {
 }
 
 impl Threads {
+    /// Each thread does its jobs inside `enter`.
+    pub(super) fn new(enter: Enter) -> Self {
+        let queue = Arc::default();
+        Self { enter, queue }
+    }
+
     /// Runs a job as soon as a thread has time. The error says why none was started for it: the
     /// job waits for another one.
     pub(super) fn run(&self, job: Job) -> std::io::Result<()> {
@@ -48,11 +54,11 @@ impl Threads {
         }
         state.started += 1;
         drop(state);
-        let queue = self.queue.clone();
+        let (queue, enter) = (self.queue.clone(), self.enter.clone());
         let thread = thread::Builder::new()
             .name("geartrain-job".into())
             .stack_size(STACK);
-        let spawned = thread.spawn(move || python::enter_thread(&mut || queue.serve()));
+        let spawned = thread.spawn(move || enter(&mut || queue.serve()));
         if spawned.is_err() {
             self.queue.state().started -= 1;
         }

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 from server import ServerStopped
 from wire import Error, Simple
@@ -7,6 +9,7 @@ INTEGERS = {
     "MaxExecutionsPerRegistration": 100,
     "ProfileExecutions": 0,
     "ExecutionThreads": 3,
+    "ExecutionNice": 5,
     "SendMsgRetries": 3,
     "CreateVenv": 0,
     "DownloadDeps": 0,
@@ -212,6 +215,8 @@ def test_settings_are_logged_at_load(new_env):
         ["ExecutionMaxIdleTime", "0"],
         ["SendMsgRetries", "-1"],
         ["ExecutionThreads", "1025"],
+        ["ExecutionNice", "-1"],
+        ["ExecutionNice", "20"],
         ["colour"],
         ["MaxExecutions", "5", "colour"],
         ["PythonAttemptTraceback", "yes"],
@@ -222,6 +227,18 @@ def test_wrong_load_arguments(new_env, arguments):
     with pytest.raises(ServerStopped) as stopped:
         new_env(*arguments)
     assert any(word in str(stopped.value) for word in arguments)
+
+
+@pytest.mark.parametrize(("arguments", "steps"), [([], 5), (["ExecutionNice", 9], 9)])
+def test_functions_give_way_to_the_server(new_env, arguments, steps):
+    env = new_env(*arguments)
+    own = os.getpriority(os.PRIO_PROCESS, env.server.pid)
+    nice = "__import__('os').getpriority(0, __import__('threading').get_native_id())"
+    script = f"GB('ShardsIDReader').map(lambda x: {nice}).run()"
+    assert env.results(script) == [str(own + steps)] * env.shard_count
+    assert f"Exception: {own + steps}\\n" in env.refused(f"raise Exception({nice})")
+    env.register(f"GB('CommandReader').map(lambda x: {nice}).register(trigger='t', mode='sync')")
+    assert env.call("RG.TRIGGER", "t") == [str(own).encode()]
 
 
 def test_traceback_setting(env):

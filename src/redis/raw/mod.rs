@@ -137,6 +137,13 @@ pub(super) fn allocator() -> Option<Allocator> {
     }
 }
 
+/// Lowers the priority of the calling thread by this many steps of nice (Linux keeps one for each
+/// thread).
+pub(super) fn give_way(steps: c_int) {
+    // SAFETY: it takes a number; a refusal leaves the priority as it is.
+    unsafe { libc::nice(steps) };
+}
+
 /// Locks a file for as long as it is open, or until this process ends; `false` if another one has it.
 pub(super) fn lock_file(file: &std::fs::File) -> bool {
     // SAFETY: the descriptor is open for as long as the file is borrowed.

@@ -3,21 +3,28 @@
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread;
 
-use crate::python;
+use crate::engine::Enter;
 use crate::redis::guard::guard;
 use crate::redis::threads::Job;
 
-/// The thread; it starts with the first job.
-#[derive(Default)]
-pub(super) struct Installer(Mutex<Option<mpsc::Sender<Job>>>);
+/// The thread; it starts with the first job, and does all of them inside `enter`.
+pub(super) struct Installer {
+    enter: Enter,
+    jobs: Mutex<Option<mpsc::Sender<Job>>>,
+}
 
 impl Installer {
+    pub(super) fn new(enter: Enter) -> Self {
+        let jobs = Mutex::default();
+        Self { enter, jobs }
+    }
+
     /// Runs a job when all jobs before it are done.
     pub(super) fn run(&self, job: Job) -> std::io::Result<()> {
-        let mut sender = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sender = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
         let sender = match &*sender {
             Some(sender) => sender,
-            None => sender.insert(start()?),
+            None => sender.insert(start(self.enter.clone())?),
         };
         // It ends only with the process.
         let _ = sender.send(job);
@@ -25,7 +32,7 @@ impl Installer {
     }
 }
 
-fn start() -> std::io::Result<mpsc::Sender<Job>> {
+fn start(enter: Enter) -> std::io::Result<mpsc::Sender<Job>> {
     let (sender, jobs) = mpsc::channel::<Job>();
     let work = move || {
         for job in &jobs {
@@ -37,7 +44,7 @@ fn start() -> std::io::Result<mpsc::Sender<Job>> {
         .stack_size(16 << 20)
         .spawn(move || {
             let mut work = work;
-            python::enter_thread(&mut work);
+            enter(&mut work);
         })?;
     Ok(sender)
 }

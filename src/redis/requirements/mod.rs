@@ -19,8 +19,8 @@ use super::MODULE;
 use super::config::Settings;
 use super::lock::Lock;
 use super::raw::Server;
-use crate::engine::LogLevel;
 use crate::engine::wire::RequirementWire;
+use crate::engine::{Enter, LogLevel};
 use crate::python::{Ends, Failure, Remains, Requirement, Sources, prefer, remove_wheels, shown};
 
 use base::Base;
@@ -87,11 +87,13 @@ pub(super) enum Wanted {
 }
 
 impl Requirements {
-    /// The requirements, none yet. Made once, when the module loads.
+    /// The requirements, none yet. Made once, when the module loads. They are installed inside
+    /// `enter`.
     pub(super) fn open(
         server: Server,
         lock: Arc<Lock>,
         settings: Arc<Settings>,
+        enter: Enter,
     ) -> Result<&'static Self, String> {
         let sources = settings.sources()?;
         Ok(REQUIREMENTS.get_or_init(|| Self {
@@ -100,7 +102,7 @@ impl Requirements {
             settings,
             sources,
             state: Mutex::default(),
-            installer: Installer::default(),
+            installer: Installer::new(enter),
             child: AtomicBool::new(false),
         }))
     }
