@@ -50,12 +50,8 @@ test-unit: ## run the Rust tests: the pure layers alone, then everything
 	$(CARGO_TEST)
 
 .PHONY: test
-test: setup build $(VENV) ## run the tests on Redis and on Valkey, or on SERVER=path/to/server
-	@for server in $(SERVER); do \
-		path=$$(command -v "$$server") || { echo "no such server: $$server"; exit 1; }; \
-		echo "== tests on $$("$$path" --version)"; \
-		GEARTRAIN_SERVER=$$(realpath -s "$$path") $(PYTHON) -m pytest tests $(ARGS) || exit 1; \
-	done
+test: setup build $(VENV) ## run the tests on Redis and Valkey at once, or on SERVER=path/to/server
+	@tests/tools/test.sh $(PYTHON) "$(SERVER)" $(ARGS)
 
 .PHONY: bench
 bench: setup build $(VENV) ## measure against what one would do without the module (a few minutes)

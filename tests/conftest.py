@@ -6,6 +6,7 @@ together. GEARTRAIN_SHAPE=single or =cluster leaves out the tests of the other s
 """
 
 import os
+import signal
 
 import hypothesis
 import pytest
@@ -41,6 +42,8 @@ def pytest_configure(config):
         raise pytest.UsageError(f"GEARTRAIN_SHAPE is {SHAPE}: single, cluster or both")
     for mark in MARKS:
         config.addinivalue_line("markers", mark)
+    # whoever is told to end stops the servers before
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def pytest_generate_tests(metafunc):
@@ -189,6 +192,12 @@ def what_matters(log):
     lines = log.splitlines()
     crash = [number for number, line in enumerate(lines) if "BUG REPORT START" in line]
     return "\n".join(lines[max(0, crash[0] - 20) : crash[0] + 60] if crash else lines[-100:])
+
+
+def pytest_unconfigure():
+    """Servers of tests that were interrupted."""
+    for server in list(servers.running):
+        server.kill()
 
 
 def servers_of(item):

@@ -88,7 +88,7 @@ class Server:
                 if attempt == 4 or "already in use" not in self.log():
                     raise
                 self.port = None
-            except AssertionError:
+            except BaseException:
                 self.kill()
                 raise
             else:
