@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict};
+use pyo3::types::{PyBytes, PyDict, PyString};
 
 use super::api::LogStream;
 use super::error::{error_text, gears_error};
@@ -107,6 +107,13 @@ fn load_prelude(py: Python<'_>) -> PyResult<Py<PyDict>> {
     for source in PRELUDE {
         let code = builtins.call_method1("compile", (source, "<geartrain>", "exec"))?;
         builtins.call_method1("exec", (code, &globals))?;
+    }
+    // Modules take them from there, as in RedisGears 1.x: `from __main__ import GB`.
+    let main = py.import("__main__")?.dict();
+    for (name, value) in &globals {
+        if !name.cast::<PyString>()?.to_cow()?.starts_with('_') {
+            main.set_item(name, value)?;
+        }
     }
     Ok(globals.unbind())
 }

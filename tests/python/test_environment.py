@@ -33,6 +33,21 @@ def test_globals(env, name):
     assert env.client.get("found") == "True"
 
 
+def test_modules_find_them_in_main(env):
+    """A library that a function uses has no other way to them."""
+    env.execute(f"from __main__ import {', '.join(NAMES)}")
+    env.register(
+        """
+        def library(r):
+            from __main__ import GB, execute
+            return [execute('ping'), GB('CommandReader').map(lambda x: x) is not None]
+        GB('CommandReader').map(library).register(trigger='main', mode='sync')
+        """
+    )
+    want = [str(["PONG", True])]
+    assert env.each(lambda shard: shard.trigger("main")) == [want] * env.shard_count
+
+
 def test_globals_that_nobody_imported(env):
     """Scripts use them without an import, also where their functions arrive."""
     env.register(

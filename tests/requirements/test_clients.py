@@ -151,13 +151,87 @@ print("all is well")
 """
 
 
-@pytest.mark.single("its connection knows one server")
-def test_the_remote_builder(remote, env):
+def runs(script, packages, env):
+    """With these packages, in a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-c", REMOTE.format(port=env.server.port)],
-        env={**os.environ, "PYTHONPATH": str(remote)},
+        [sys.executable, "-c", script.format(port=env.server.port)],
+        env={**os.environ, "PYTHONPATH": str(packages)},
         capture_output=True,
         text=True,
         timeout=110,
     )
     assert done.stdout.strip() == "all is well", done.stdout + done.stderr
+
+
+@pytest.mark.single("its connection knows one server")
+def test_the_remote_builder(remote, env):
+    runs(REMOTE, remote, env)
+
+
+REDGREASE = """
+import time
+
+import redgrease
+from redgrease import CommandReader, KeysReader, ShardsIDReader, StreamReader, cmd
+
+server = redgrease.RedisGears(port={port})
+gears = server.gears
+server.hset("person:1", mapping={{"age": "16"}})
+server.hset("person:2", mapping={{"age": "70"}})
+
+# What the server answers.
+assert gears.gears_version() >= (1, 2, 0) and gears.python_version() >= (3, 9)
+assert gears.pystats().CurrAllocated > 0
+assert gears.pyexecute("GB().count().run()") == b"2"
+unblocking = gears.pyexecute("GB().count().run()", unblocking=True)
+assert gears.getresultsblocking(unblocking).value == b"2"
+assert unblocking.value in [execution.executionId for execution in gears.dumpexecutions()]
+(plan,) = gears.getexecution(unblocking).values()
+assert plan.status == redgrease.data.ExecutionStatus.done and plan.results == 1, plan
+assert gears.abortexecution(unblocking) and gears.dropexecution(unblocking)
+assert gears.config.MaxExecutions == 1000
+assert gears.infocluster() is None and gears.refreshcluster()
+
+# Functions as objects; they ask for redgrease on the server.
+ages = KeysReader("person:*").values(type="hash").map(lambda person: int(person["age"]))
+assert sorted(ages.run(on=server)) == [16, 70]
+assert KeysReader("person:*").avg(lambda record: int(record["value"]["age"])).run(on=server) == 43.0
+local = ShardsIDReader().map(lambda shard: redgrease.cmd.hget("person:1", "age"))
+assert local.run(on=server) == "16"
+
+
+@redgrease.trigger(on=server)
+def greet(name):
+    return "hello " + name
+
+
+assert greet("you") == "hello you"
+StreamReader().map(lambda record: redgrease.cmd.incr("seen")).register("events:*", on=server)
+server.xadd("events:1", {{"a": 1}})
+until = time.monotonic() + 30
+while True:
+    registered = gears.dumpregistrations()
+    counts = [registration.RegistrationData.numSuccess for registration in registered]
+    if server.get("seen") == b"1" and all(counts):
+        break
+    assert time.monotonic() < until, registered
+    time.sleep(0.01)
+assert {{registration.reader for registration in registered}} == {{"CommandReader", "StreamReader"}}
+(needed,) = gears.pydumpreqs()
+assert (needed.Name, needed.IsInstalled) == ("redgrease[runtime]", True)
+assert all(gears.unregister(registration.id) for registration in registered)
+print("all is well")
+"""
+
+
+@pytest.fixture(scope="session")
+def redgrease(tmp_path_factory):
+    """The client of functions that are Python objects."""
+    return install(tmp_path_factory.mktemp("redgrease"), "redgrease[client]==0.3.30")
+
+
+@pytest.mark.single("its connection knows one server")
+def test_redgrease(redgrease, new_env):
+    """It reads the lists of RedisGears 1.0."""
+    env = new_env("ReplyVersion", "1.0.0")
+    runs(REDGREASE, redgrease, env)

@@ -69,6 +69,24 @@ def test_aliases(new_env, wheels):
     assert len(requirements(env)["git+https://gone/x.git"]["Wheels"]) == 2
 
 
+def test_an_alias_bounds_what_a_package_needs(new_env, wheels):
+    """`*` is what was asked for. All that an alias names goes together, in one version each."""
+    name, other = new_name(), new_name()
+    for version in "123":
+        make_wheel(wheels, other, version)
+    make_wheel(wheels, name, "1", requires=[other])
+    env = new_env(
+        *("RequirementWheels", wheels),
+        *("RequirementAlias", f"{name} * {other}<3"),
+        *("RequirementAlias", f"{name}==1 --no-deps {other}==1 {name}"),
+    )
+    assert env.results(versions(other), "REQUIREMENTS", name) == ["2"]
+    files = [f"{name}-1-py3-none-any.whl", f"{other}-2-py3-none-any.whl"]
+    assert sorted(requirements(env)[name]["Wheels"]) == sorted(files)
+    env.refused("1", "REQUIREMENTS", f"{name}==1")
+    assert f"two versions of {other} would be installed" in env.server.log()
+
+
 @pytest.mark.parametrize("alias", ["", "only", "old --no-deps", "old -r x"])
 def test_an_alias_that_makes_no_sense(new_env, alias):
     with pytest.raises(Exception, match="RequirementAlias"):

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use super::name::{Part, without_secrets};
+use super::name::without_secrets;
 use super::process::{self, Ended};
 
 const PIP: &str = include_str!("../../../python/prelude/pip.py");
@@ -45,9 +45,10 @@ pub(super) enum NotUnpacked {
     Failed,
 }
 
-/// Has pip fetch or build the wheels of something, and of what it needs, into a folder.
+/// Has pip fetch or build wheels into a folder, and those of what is needed, or not of that.
 pub(super) fn fetch(
-    part: &Part,
+    parts: &[String],
+    alone: bool,
     folder: &Path,
     wheels: Option<&Path>,
     tell: &mut dyn FnMut(&str),
@@ -65,10 +66,11 @@ pub(super) fn fetch(
     if let Some(wheels) = wheels {
         arguments.extend(["--no-index".into(), "--find-links".into(), wheels.into()]);
     }
-    if part.alone {
+    if alone {
         arguments.push("--no-deps".into());
     }
-    arguments.extend(["--".into(), OsString::from(&part.text)]);
+    arguments.push("--".into());
+    arguments.extend(parts.iter().map(OsString::from));
     for attempt in 1..=ATTEMPTS {
         let mut tell_safely = |line: &str| tell(&without_secrets(line));
         match process::run(&["-I"], PIP, &arguments, &mut tell_safely) {

@@ -23,6 +23,7 @@ use crate::engine::wire::RequirementWire;
 use crate::engine::{LogLevel, random_id};
 
 use install::NotUnpacked;
+use name::Parts;
 pub(crate) use name::{Alias, Allowed};
 use os::os;
 pub(super) use paths::load_own_cloudpickle;
@@ -59,8 +60,9 @@ impl Sources {
 
     /// Whether pip would be asked for a path where nothing is.
     pub(crate) fn lead_nowhere(&self, name: &str) -> bool {
-        let mut parts = name::parts(name, &self.aliases).into_iter();
-        parts.any(|part| name::path(&part.text).is_some_and(|path| !Path::new(path).exists()))
+        let parts = Parts::of(name, &self.aliases);
+        let mut paths = parts.all().filter_map(|part| name::path(part));
+        paths.any(|path| !Path::new(path).exists())
     }
 }
 
@@ -272,16 +274,28 @@ impl Requirement {
         remove_wheels(&self.folder);
         let mut tell = |line: &str| self.tell(line);
         let wheels = sources.wheels.as_deref();
-        for part in name::parts(&self.name, &sources.aliases) {
-            if part.text != self.name {
-                tell(&format!("{} is installed in its place", part.text));
+        let parts = Parts::of(&self.name, &sources.aliases);
+        if !parts.all().eq([&self.name]) {
+            let parts = parts.all().map(String::as_str).collect::<Vec<_>>();
+            tell(&format!("{} are installed in its place", parts.join(", ")));
+        }
+        for (parts, alone) in [(&parts.alone, true), (&parts.whole, false)] {
+            if !parts.is_empty() {
+                install::fetch(parts, alone, &self.folder, wheels, &mut tell)
+                    .map_err(|()| Failure::Build)?;
             }
-            install::fetch(&part, &self.folder, wheels, &mut tell).map_err(|()| Failure::Build)?;
         }
         let found = self.find_wheels().map_err(|error| {
             self.tell(&format!("{}: {error}", self.folder.display()));
             Failure::Build
         })?;
+        if let Some(project) = name::twice(&found) {
+            self.tell(&format!(
+                "two versions of {project} would be installed: name the one to take in its \
+                 RequirementAlias"
+            ));
+            return Err(Failure::Build);
+        }
         self.received(os().to_owned(), found);
         self.unpack_wheels().map_err(|_| Failure::Install)
     }

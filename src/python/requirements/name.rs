@@ -1,5 +1,7 @@
 //! What may stand after REQUIREMENTS, and what is installed in its place.
 
+use std::collections::HashSet;
+
 use crate::engine::glob::Pattern;
 
 /// Nobody needs a longer one.
@@ -8,47 +10,44 @@ const LONGEST: usize = 1024;
 /// What a folder is called after a requirement, at the most.
 const SHOWN: usize = 60;
 
-/// A requirement whose text can not be installed any more, and what is installed in its place.
+/// Stands for what somebody asked for, in what is installed in its place.
+const ITSELF: &str = "*";
+
+/// A requirement that can not be installed any more as it is, and what is installed in its place.
 #[derive(Debug, Clone)]
 pub(crate) struct Alias {
     pattern: Pattern,
-    instead: Vec<Part>,
+    instead: Parts,
 }
 
-/// One thing that pip is asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Part {
-    pub(super) text: String,
-    /// Without what its author says that it needs.
-    pub(super) alone: bool,
+/// What pip is asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Parts {
+    /// Without what their authors say that they need.
+    pub(super) alone: Vec<String>,
+    /// With that, in versions that go together.
+    pub(super) whole: Vec<String>,
 }
 
-impl Part {
-    pub(super) fn new(text: &str) -> Self {
-        Self {
-            text: text.to_owned(),
-            alone: false,
-        }
-    }
-}
-
-/// The client of RedisGears names its repository, which is gone, as the requirement of every script
+/// Clients of RedisGears. One names its repository, which is gone, as the requirement of every script
 /// that it sends. PyPI has its last release, which asks for a cloudpickle and a redis that are too old
-/// for the Pythons of today.
-const BUILT_IN: &str = "*git+https://github.com/RedisGears/redisgears-py* --no-deps gearsclient \
-                        cloudpickle>=3 redis";
+/// for the Pythons of today. The other one can not do with the redis of today, and does not say so.
+const BUILT_IN: [&str; 2] = [
+    "*git+https://github.com/RedisGears/redisgears-py* --no-deps gearsclient cloudpickle>=3 redis",
+    "redgrease* * redis<5",
+];
 
 impl Alias {
     /// Those that everybody has.
     pub(crate) fn built_in() -> Vec<Self> {
-        Self::parse(BUILT_IN).into_iter().collect()
+        BUILT_IN.iter().flat_map(|text| Self::parse(text)).collect()
     }
 
     /// Reads `pattern [--no-deps] requirement ...`. The error says what is wrong with it.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let mut words = text.split_whitespace();
         let pattern = words.next().ok_or("it is empty")?;
-        let mut instead = Vec::new();
+        let mut instead = Parts::default();
         let mut alone = false;
         for word in words {
             if word == "--no-deps" {
@@ -56,11 +55,15 @@ impl Alias {
                 continue;
             }
             check(word)?;
-            let text = word.to_owned();
-            instead.push(Part { text, alone });
+            let part = word.to_owned();
+            if alone {
+                instead.alone.push(part);
+            } else {
+                instead.whole.push(part);
+            }
             alone = false;
         }
-        if instead.is_empty() || alone {
+        if (instead.alone.is_empty() && instead.whole.is_empty()) || alone {
             return Err(format!("it does not say what is installed for {pattern}"));
         }
         Ok(Self {
@@ -70,11 +73,39 @@ impl Alias {
     }
 }
 
-/// What pip is asked for, where somebody asks for `name`.
-pub(super) fn parts(name: &str, aliases: &[Alias]) -> Vec<Part> {
-    let mut aliases = aliases.iter();
-    let alias = aliases.find(|alias| alias.pattern.matches(name.as_bytes()));
-    alias.map_or_else(|| vec![Part::new(name)], |alias| alias.instead.clone())
+impl Parts {
+    /// Where somebody asks for `name`.
+    pub(super) fn of(name: &str, aliases: &[Alias]) -> Self {
+        let mut aliases = aliases.iter();
+        let alias = aliases.find(|alias| alias.pattern.matches(name.as_bytes()));
+        let Some(alias) = alias else {
+            return Self {
+                alone: Vec::new(),
+                whole: vec![name.to_owned()],
+            };
+        };
+        let mut parts = alias.instead.clone();
+        for part in parts.alone.iter_mut().chain(&mut parts.whole) {
+            if part == ITSELF {
+                name.clone_into(part);
+            }
+        }
+        parts
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = &String> {
+        self.alone.iter().chain(&self.whole)
+    }
+}
+
+/// The project of which there are several wheels.
+pub(super) fn twice(wheels: &[String]) -> Option<String> {
+    let mut seen = HashSet::new();
+    let mut projects = wheels.iter().map(|wheel| {
+        let end = wheel.find('-').unwrap_or(wheel.len());
+        normalized(&wheel[..end])
+    });
+    projects.find(|project| !seen.insert(project.clone()))
 }
 
 /// Whether a text can be a requirement: it is handed to pip as one word, and must not be taken for
@@ -281,20 +312,36 @@ mod tests {
     #[test]
     fn an_alias_says_what_is_installed_instead() {
         let aliases = Alias::built_in();
-        let instead = parts(
-            "git+https://github.com/RedisGears/redisgears-py.git",
-            &aliases,
-        );
-        let gone = Part {
-            text: "gearsclient".into(),
-            alone: true,
+        let parts = |name| {
+            let parts = Parts::of(name, &aliases);
+            (parts.alone.join(" "), parts.whole.join(" "))
         };
-        let more = ["cloudpickle>=3", "redis"].map(Part::new);
-        assert_eq!(instead, [&[gone], &more[..]].concat());
-        assert_eq!(parts("redis", &aliases), [Part::new("redis")]);
+        assert_eq!(
+            parts("git+https://github.com/RedisGears/redisgears-py.git"),
+            ("gearsclient".into(), "cloudpickle>=3 redis".into())
+        );
+        assert_eq!(
+            parts("redgrease[runtime]==0.3"),
+            (String::new(), "redgrease[runtime]==0.3 redis<5".into())
+        );
+        assert_eq!(parts("redis"), (String::new(), "redis".into()));
         for bad in ["", "old", "old --no-deps", "old -r"] {
             assert!(Alias::parse(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_project_has_one_wheel() {
+        let wheels = |names: &[&str]| {
+            names
+                .iter()
+                .map(|&name| name.to_owned())
+                .collect::<Vec<_>>()
+        };
+        let one = wheels(&["a-1-py3-none-any.whl", "a_b-1-py3-none-any.whl"]);
+        assert_eq!(twice(&one), None);
+        let two = wheels(&["A.b-2-py3-none-any.whl", "a_b-1-py3-none-any.whl"]);
+        assert_eq!(twice(&two).as_deref(), Some("a-b"));
     }
 
     #[test]

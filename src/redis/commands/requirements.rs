@@ -3,6 +3,7 @@
 use crate::engine::wire::RequirementWire;
 use crate::python::{Payload, Requirement};
 use crate::redis::Module;
+use crate::redis::config::ReplyVersion;
 use crate::redis::raw::{Args, Ctx, Info};
 use crate::redis::reply;
 use crate::redis::requirements::new_build;
@@ -28,9 +29,23 @@ fn references(requirement: &Requirement, listed: bool) -> u64 {
 
 /// A requirement, as listings show it; `more` hold it besides.
 pub(super) fn describe(ctx: Ctx<'_>, requirement: &Requirement, listed: bool, more: u64) {
-    let wheels = requirement.wheels();
     ctx.array(18);
     reply::number(ctx, "GearReqVersion", VERSION);
+    describe_wheels(ctx, requirement);
+    reply::field(ctx, "Path", &requirement.folder().to_string_lossy());
+    reply::number(ctx, "RefCount", references(requirement, listed) + more);
+    reply::field(ctx, "IsInReqDictionary", yes(listed));
+}
+
+/// The same, as RedisGears 1.0 had it.
+fn describe_as_first(ctx: Ctx<'_>, requirement: &Requirement) {
+    ctx.array(12);
+    reply::number(ctx, "GearReqVersion", 1);
+    describe_wheels(ctx, requirement);
+}
+
+fn describe_wheels(ctx: Ctx<'_>, requirement: &Requirement) {
+    let wheels = requirement.wheels();
     reply::field(ctx, "Name", requirement.name());
     reply::field(ctx, "IsDownloaded", yes(wheels.is_some()));
     reply::field(ctx, "IsInstalled", yes(requirement.is_installed()));
@@ -45,9 +60,6 @@ pub(super) fn describe(ctx: Ctx<'_>, requirement: &Requirement, listed: bool, mo
         }
         None => reply::text(ctx, NO_WHEELS),
     }
-    reply::field(ctx, "Path", &requirement.folder().to_string_lossy());
-    reply::number(ctx, "RefCount", references(requirement, listed) + more);
-    reply::field(ctx, "IsInReqDictionary", yes(listed));
 }
 
 /// A requirement in INFO.
@@ -71,8 +83,13 @@ pub(in crate::redis) fn info(info: &Info, requirement: &Requirement, listed: boo
 /// `RG.PYDUMPREQS`
 pub(super) fn dump(module: &'static Module, ctx: Ctx<'_>, _args: &Args<'_>) {
     let all = module.requirements.list();
+    let first = module.settings.reply_version() == ReplyVersion::V1_0_0;
     ctx.array(all.len());
     for requirement in all {
+        if first {
+            describe_as_first(ctx, &requirement);
+            continue;
+        }
         let listed = module.requirements.is_listed(&requirement);
         describe(ctx, &requirement, listed, 0);
     }
