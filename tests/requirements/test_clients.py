@@ -232,6 +232,6 @@ def redgrease(tmp_path_factory):
 
 @pytest.mark.single("its connection knows one server")
 def test_redgrease(redgrease, new_env):
-    """It reads the lists of RedisGears 1.0."""
-    env = new_env("ReplyVersion", "1.0.0")
+    """It reads the lists of RedisGears 1.2.1."""
+    env = new_env("ReplyVersion", "1.2.1")
     runs(REDGREASE, redgrease, env)

@@ -50,11 +50,12 @@ def test_a_plan_imports_what_is_required(env, package):
     assert env.results(versions(package)) == ["3"] * env.shard_count
 
 
-def test_an_old_listing(env, package):
-    """As RedisGears 1.0 gave it; redgrease takes no other one."""
+@pytest.mark.parametrize("version", ["1.0.0", "1.2.1"])
+def test_an_old_listing(env, package, version):
+    """redgrease takes no other one."""
     name = f"{package}==3"
     env.results(versions(package), "REQUIREMENTS", name)
-    env.config("ReplyVersion", "1.0.0")
+    env.config("ReplyVersion", version)
     entry = next(reply for reply in env.call("RG.PYDUMPREQS") if reply[3] == name.encode())
     assert entry[:2] == [b"GearReqVersion", 1]
     assert entry[2::2] == [b"Name", b"IsDownloaded", b"IsInstalled", b"CompiledOs", b"Wheels"]

@@ -12,16 +12,16 @@ pub(super) fn info_cluster(module: &'static Module, ctx: Ctx<'_>, _args: &Args<'
     let Some((cluster, topology)) = others else {
         return ctx.bulk(b"no cluster mode");
     };
-    let newest = module.settings.reply_version() == ReplyVersion::V1_2_13;
-    ctx.array(if newest { 5 } else { 3 });
+    let runs = module.settings.reply_version() >= ReplyVersion::V1_2_1;
+    ctx.array(if runs { 5 } else { 3 });
     reply::field(ctx, "MyId", topology.me.as_str());
-    if newest {
+    if runs {
         reply::field(ctx, "MyRunId", cluster.run_id());
     }
     let shards = cluster.list();
     ctx.array(shards.len());
     for listed in shards {
-        ctx.array(if newest { 16 } else { 14 });
+        ctx.array(if runs { 16 } else { 14 });
         reply::field(ctx, "id", listed.shard.id.as_str());
         reply::field(ctx, "ip", &listed.shard.host);
         reply::number(ctx, "port", listed.shard.port.into());
@@ -34,7 +34,7 @@ pub(super) fn info_cluster(module: &'static Module, ctx: Ctx<'_>, _args: &Args<'
         let (first, last) = listed.shard.ranges.first().copied().unwrap_or_default();
         reply::number(ctx, "minHslot", first.into());
         reply::number(ctx, "maxHslot", last.into());
-        if newest {
+        if runs {
             reply::number(ctx, "pendingMessages", listed.pending as u64);
         }
     }

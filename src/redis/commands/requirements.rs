@@ -37,8 +37,8 @@ pub(super) fn describe(ctx: Ctx<'_>, requirement: &Requirement, listed: bool, mo
     reply::field(ctx, "IsInReqDictionary", yes(listed));
 }
 
-/// The same, as RedisGears 1.0 had it.
-fn describe_as_first(ctx: Ctx<'_>, requirement: &Requirement) {
+/// The same, as older releases had it.
+fn describe_as_of_old(ctx: Ctx<'_>, requirement: &Requirement) {
     ctx.array(12);
     reply::number(ctx, "GearReqVersion", 1);
     describe_wheels(ctx, requirement);
@@ -83,11 +83,11 @@ pub(in crate::redis) fn info(info: &Info, requirement: &Requirement, listed: boo
 /// `RG.PYDUMPREQS`
 pub(super) fn dump(module: &'static Module, ctx: Ctx<'_>, _args: &Args<'_>) {
     let all = module.requirements.list();
-    let first = module.settings.reply_version() == ReplyVersion::V1_0_0;
+    let old = module.settings.reply_version() < ReplyVersion::V1_2_13;
     ctx.array(all.len());
     for requirement in all {
-        if first {
-            describe_as_first(ctx, &requirement);
+        if old {
+            describe_as_of_old(ctx, &requirement);
             continue;
         }
         let listed = module.requirements.is_listed(&requirement);
