@@ -89,11 +89,13 @@ class Shard(Server):
 
         def promoted():
             nonlocal ends
+            if self.owns_slots():
+                return True
             if time.monotonic() > ends:
                 self.told("FAILOVER")
                 # it gives up after 5 s without votes
                 ends = time.monotonic() + 6
-            return self.owns_slots()
+            return False
 
         wait_until(promoted, 60, f"a promoted {self.port}")
 

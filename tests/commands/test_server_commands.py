@@ -260,6 +260,18 @@ def test_infocluster_of_a_cluster(env):
         }
 
 
+@pytest.mark.cluster
+@pytest.mark.parametrize(("version", "length", "of_node"), [("1.2.1", 5, 16), ("1.0.0", 3, 14)])
+def test_infocluster_of_older_releases(env, version, length, of_node):
+    newest = env.call("RG.INFOCLUSTER")
+    env.config("ReplyVersion", version)
+    reply = env.call("RG.INFOCLUSTER")
+    assert len(reply) == length
+    assert reply[:-1] == newest[: length - 1]
+    assert [node[:14] for node in reply[-1]] == [node[:14] for node in newest[4]]
+    assert {len(node) for node in reply[-1]} == {of_node}
+
+
 def test_output_of_a_script_is_in_the_log(env):
     env.execute(
         "print('to standard output')\nimport sys\nprint('to standard error', file=sys.stderr)"

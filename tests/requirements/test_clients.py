@@ -172,7 +172,7 @@ REDGREASE = """
 import time
 
 import redgrease
-from redgrease import CommandReader, KeysReader, ShardsIDReader, StreamReader, cmd
+from redgrease import KeysReader, ShardsIDReader, StreamReader
 
 server = redgrease.RedisGears(port={port})
 gears = server.gears
