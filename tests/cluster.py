@@ -5,7 +5,8 @@ import itertools
 import time
 
 import tls
-from server import MODULE, Server, free_port, wait_until
+from ports import free_port
+from server import MODULE, Server, wait_until
 
 SLOTS = 16384
 NODE_TIMEOUT = 2000

@@ -3,12 +3,12 @@
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import time
 
 import redis
 import tls
+from ports import free_port
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from wire import Error, Wire
@@ -35,12 +35,6 @@ def wait_until(condition, timeout=30, what=None):
         if time.monotonic() > deadline:
             raise AssertionError(f"still not so after {timeout} s: {what or condition}")
         time.sleep(0.005)
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Server:

@@ -1,7 +1,8 @@
 """Who may speak to a shard as a shard: passwords, TLS, and nobody else."""
 
 import pytest
-from server import free_port, wait_until
+from ports import free_port
+from server import wait_until
 from wire import Error
 
 pytestmark = pytest.mark.cluster

@@ -12,7 +12,8 @@ import subprocess
 import sys
 import tempfile
 
-from server import ROOT, free_port, wait_until
+from ports import free_port
+from server import ROOT, wait_until
 
 PACKAGES = ROOT / "servers/rgsync"
 """Where `setup.sh` installs rgsync and its drivers."""
