@@ -26,6 +26,7 @@ import types
 import weakref
 from asyncio import Future
 from copy import deepcopy as _deepcopy
+from functools import lru_cache as _lru_cache
 from functools import partial
 from threading import Thread
 
@@ -54,6 +55,10 @@ from redisgears import registerTimeEvent as registerTE
 
 _TOKEN = object()
 _compile, _exec = compile, exec
+_compile_short = _lru_cache(maxsize=32)(compile)
+"""For short scripts: clients send the same ones again and again."""
+_NAMES = {}
+"""What scripts begin with, filled when the first one does."""
 
 
 def _native(*twin):
@@ -356,8 +361,11 @@ GB = GearsBuilder
 def _names_of_script():
     """What a script begins with. It has a class of its own, so that what it changes in it stays
     with it; and no private names, or its own ones would not count where its functions arrive."""
-    names = {name: value for name, value in globals().items() if not name.startswith("_")}
-    names |= {name: globals()[name] for name in ("__builtins__", "__name__")}
+    if not _NAMES:
+        names = {name: value for name, value in globals().items() if not name.startswith("_")}
+        names |= {name: globals()[name] for name in ("__builtins__", "__name__")}
+        _NAMES.update(names)
+    names = _NAMES.copy()
     names["GearsBuilder"] = names["GB"] = type("GearsBuilder", (GearsBuilder,), {})
     return names
 

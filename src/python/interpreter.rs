@@ -34,6 +34,9 @@ pub(super) const SESSION_NAME: &str = "__gears_session__";
 /// wait for it: a function that runs at once beside a busy one starts that much later.
 const SWITCH_INTERVAL: f64 = 0.0002;
 
+/// Bytes of a script whose code is kept for the next one that is the same.
+const SHORT_SCRIPT: usize = 16 << 10;
+
 /// What scripts reach. One per process, since the interpreter is.
 pub(crate) struct World {
     /// Runs commands.
@@ -259,9 +262,14 @@ fn call0(py: Python<'_>, f: &Function, starts_coroutines: bool) -> PyResult<()> 
 }
 
 fn run_source(py: Python<'_>, source: &[u8], globals: &Bound<'_, PyDict>) -> PyResult<()> {
+    // The prelude's own names: a script may have taken those of builtins away.
+    let compile = if source.len() <= SHORT_SCRIPT {
+        "_compile_short"
+    } else {
+        "_compile"
+    };
     // As bytes, as Python reads a file: with the mark of an editor, or a line that names an encoding.
     let source = PyBytes::new(py, source);
-    // The prelude's own names: a script may have taken those of builtins away.
-    let code = prelude(py, "_compile")?.call1((source, "<string>", "exec"))?;
+    let code = prelude(py, compile)?.call1((source, "<string>", "exec"))?;
     prelude(py, "_exec")?.call1((code, globals)).map(drop)
 }

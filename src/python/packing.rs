@@ -7,8 +7,8 @@
 //! What plain pickle can not take, such as an object of a class that the script defines, travels as
 //! callbacks do. Both ends run the same Python.
 
-use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyList, PyModule, PyString};
 
 use super::error::{gears_error, record_error};
@@ -67,9 +67,8 @@ pub(super) fn pack(py: Python<'_>, values: Vec<Py<PyAny>>, pairs: bool) -> Packe
 }
 
 fn pack_list(py: Python<'_>, list: &Bound<'_, PyList>) -> PyResult<Vec<u8>> {
-    let dumps = py
-        .import(intern!(py, "_pickle"))?
-        .getattr(intern!(py, "dumps"))?;
+    static DUMPS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let dumps = DUMPS.import(py, "_pickle", "dumps")?;
     let (how, bytes) = match dumps.call1((list, PROTOCOL)) {
         Ok(pickled) => (PICKLED, pickled.cast_into::<PyBytes>()?),
         // A module is no record, though its name could be sent.
@@ -96,8 +95,8 @@ pub(super) fn unpack(py: Python<'_>, packed: &[u8]) -> PyResult<Vec<Py<PyAny>>> 
     };
     let bytes = PyBytes::new(py, bytes);
     let list = if how == PICKLED {
-        py.import(intern!(py, "_pickle"))?
-            .call_method1(intern!(py, "loads"), (bytes,))?
+        static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        LOADS.import(py, "_pickle", "loads")?.call1((bytes,))?
     } else {
         let session = current_session().ok_or_else(|| gears_error("the session is gone"))?;
         shipping::receive_value(py, &bytes, &session)?

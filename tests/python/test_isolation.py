@@ -122,3 +122,20 @@ def test_records_whose_value_nobody_looks_at(env):
     )
     assert (results, errors) == (["2"], [])
     assert sorted(env.client.mget("a", "bb")) == ["1x", "2x"]
+
+
+@pytest.mark.parametrize("padding", [0, 20_000])
+def test_a_script_that_was_run_before_begins_anew(env, padding):
+    """Its code may be the same, what the functions hold is not."""
+    script = """
+def times(seen=[]):
+    seen.append(1)
+    times.calls = getattr(times, 'calls', 0) + 1
+    return len(seen), times.calls
+GB('ShardsIDReader').map(lambda r: times()).run()
+"""
+    script += "#" * padding
+    for _ in range(3):
+        assert set(env.results(script)) == {"(1, 1)"}
+    for _ in range(2):
+        assert "invalid syntax" in env.error("RG.PYEXECUTE", "x = = 1" + "#" * padding)
