@@ -49,6 +49,8 @@ impl Threads {
         let mut state = self.queue.state();
         state.jobs.push_back(job);
         if state.jobs.len() <= state.idle || state.started >= MOST {
+            // Whoever wakes up wants the lock.
+            drop(state);
             self.queue.came.notify_one();
             return Ok(());
         }
