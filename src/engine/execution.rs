@@ -81,7 +81,7 @@ pub struct Outcome {
     pub results: Results,
     /// Texts of error records.
     pub errors: Vec<String>,
-    /// From the first turn to the end.
+    /// At work on this shard: neither queued, nor waiting for promises or other shards.
     pub total: Duration,
     /// Of it spent in the reader.
     pub read: Duration,
@@ -245,8 +245,7 @@ struct Shared<L: Language> {
 struct Work<L: Language> {
     pipeline: Pipeline<L>,
     input: Input<L>,
-    /// When its first turn began.
-    begun: Option<Instant>,
+    clock: Clock,
     begins: Option<Begins>,
     read: Duration,
     taker: Option<Taker<L>>,
@@ -255,6 +254,27 @@ struct Work<L: Language> {
     /// The cut that is behind this shard, and may not be behind all others.
     crossing: Option<usize>,
     aborted: bool,
+}
+
+/// How long an execution was at work.
+struct Clock {
+    spent: Duration,
+    since: Option<Instant>,
+}
+
+impl Clock {
+    fn goes_on(&mut self) {
+        self.since.get_or_insert_with(Instant::now);
+    }
+
+    fn stops(&mut self) {
+        self.spent = self.read();
+        self.since = None;
+    }
+
+    fn read(&self) -> Duration {
+        self.spent + self.since.map(|since| since.elapsed()).unwrap_or_default()
+    }
 }
 
 enum Input<L: Language> {
@@ -269,6 +289,9 @@ enum Input<L: Language> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Turn {
     More,
+    /// For its own reader, which is at work.
+    Read,
+    /// For promises or other shards.
     Wait,
     End,
 }
@@ -300,7 +323,7 @@ impl<L: Language> Execution<L> {
             let collects: Vec<_> = cuts.map(|(_, collects)| collects).collect();
             Arc::new(Remote::new(team, &collects))
         });
-        let begun = unfinished.as_ref().map(|unfinished| unfinished.begun);
+        let spent = unfinished.as_ref().map(|unfinished| unfinished.spent);
         let mut pipeline = match (unfinished, &remote) {
             (Some(unfinished), _) => unfinished.pipeline,
             (None, Some(remote)) => Pipeline::shared(&prepared.stages, limits, remote.clone()),
@@ -312,7 +335,10 @@ impl<L: Language> Execution<L> {
         let work = Work {
             pipeline,
             input,
-            begun,
+            clock: Clock {
+                spent: spent.unwrap_or_default(),
+                since: None,
+            },
             taker: launch.taker,
             begins: launch.begins,
             read: Duration::ZERO,
@@ -478,7 +504,7 @@ impl<L: Language> Execution<L> {
         Outcome {
             results: std::mem::take(&mut work.pipeline.results),
             errors: std::mem::take(&mut work.pipeline.errors),
-            total: work.begun.map(|begun| begun.elapsed()).unwrap_or_default(),
+            total: work.clock.read(),
             read: work.read,
             steps: work.pipeline.spent(self.plan.steps.len()),
             aborted: work.aborted,
@@ -576,7 +602,7 @@ impl<L: Language> Execution<L> {
                     }
                     Fed::Later => {
                         work.input = Input::Feed(feed);
-                        Turn::Wait
+                        Turn::Read
                     }
                 }
             }
@@ -910,7 +936,7 @@ impl<L: Language> Execution<L> {
         if let Some(begins) = work.begins.take() {
             begins();
         }
-        work.begun.get_or_insert(begin);
+        work.clock.goes_on();
         loop {
             if let Some(remote) = &self.remote {
                 remote.gather();
@@ -920,9 +946,11 @@ impl<L: Language> Execution<L> {
                 remote.flush();
             }
             match turn {
-                Turn::More if begin.elapsed() < most => {}
-                turn => return turn,
+                Turn::More if begin.elapsed() < most => continue,
+                Turn::More | Turn::Wait => work.clock.stops(),
+                Turn::Read | Turn::End => {}
             }
+            return turn;
         }
     }
 
@@ -958,9 +986,9 @@ impl<L: Language> Execution<L> {
                 }
                 return self.end(work);
             }
-            Ok(Turn::More | Turn::Wait) => self.shared().work = Some(work),
+            Ok(Turn::More | Turn::Read | Turn::Wait) => self.shared().work = Some(work),
         }
-        let wait = matches!(turn, Ok(Turn::Wait));
+        let wait = matches!(turn, Ok(Turn::Read | Turn::Wait));
         let parked = wait
             && self
                 .schedule

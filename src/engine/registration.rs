@@ -356,7 +356,7 @@ impl Drop for Level {
 /// A run on the calling thread that waits for what was promised.
 pub struct Unfinished<L: Language> {
     pub(super) pipeline: Pipeline<L>,
-    pub(super) begun: Instant,
+    pub(super) spent: Duration,
 }
 
 /// What a registration is made of.
@@ -506,7 +506,7 @@ impl<L: Language> Registration<L> {
             if flushed == Flushed::Waits {
                 return Err(Box::new(Unfinished {
                     pipeline,
-                    begun: begin,
+                    spent: begin.elapsed(),
                 }));
             }
         }

@@ -315,7 +315,8 @@ impl<L: Language> Registry<L> {
         }
     }
 
-    /// Of the executions of a registration the newest stay.
+    /// Of the executions of a registration the newest stay. Over the limit each that ends takes the
+    /// place of the oldest: as in RedisGears 1.x a limit that was lowered does not shorten the list.
     fn ended_of(&self, id: Id, outcome: &Outcome, registration: &Registration<L>) {
         registration.ended(outcome);
         let limit = self.limits.of_registration.load(Ordering::Relaxed);
@@ -329,8 +330,8 @@ impl<L: Language> Registry<L> {
         let most = usize::try_from(limit).ok().filter(|&most| most > 0);
         let surplus = match most {
             _ if kept.gone && live == 0 => kept.ended.len(),
-            Some(most) => kept.ended.len().saturating_sub(most),
-            None => 0,
+            Some(most) if kept.ended.len() > most => 1,
+            Some(_) | None => 0,
         };
         let gone: Vec<_> = kept.ended.drain(..surplus).collect();
         drop(kept);

@@ -23,6 +23,11 @@ def test_one_node(env, more):
     assert env.result("GB('ShardsIDReader').count().run()") == str(env.shard_count)
 
 
+@pytest.mark.parametrize("place", ["localhost:6379", "[::1]:6379", "a@b@::1:6379"])
+def test_an_address_may_have_no_password(env, place):
+    assert set_(env, *HEAD, 1, *ONE[:6], place) == Simple("OK")
+
+
 @pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.parametrize("socket", [["x"], SOCKET])
 def test_several_nodes(env, socket, count):
@@ -51,7 +56,7 @@ def test_too_few_words(env):
         *([*HEAD, count, *ONE] for count in ["0", "-1", "+1", "one", "", "1.0", "9" * 30]),
         *([*HEAD, "1", *ONE[:3], slot, *ONE[4:]] for slot in ["", "x", "-1", "9000", "9" * 30]),
         *([*HEAD, "1", *ONE[:4], slot, *ONE[5:]] for slot in ["", "x", "-1", "16384", "9" * 30]),
-        *([*HEAD, "1", *ONE[:6], place] for place in ["", "h:1", "p@h", "p@h:", "p@h:x", "p@:1"]),
+        *([*HEAD, "1", *ONE[:6], place] for place in ["", "h", "p@h", "p@h:", "p@h:x", "p@:1"]),
         *([*HEAD, "1", *ONE[:6], place] for place in ["p@h:0", "p@h:65536", "p@h:-1", b"p@h:\xff"]),
         [*HEAD[:5], "a" * 41, "x", "1", *ONE],
         [*HEAD, "1", "x", "a" * 41, *ONE[2:]],

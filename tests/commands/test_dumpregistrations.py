@@ -260,6 +260,21 @@ def test_statistics(env, mode):
     assert env.settled()["lastError"] is None
 
 
+@pytest.mark.parametrize("mode", ["sync", "async_local", "async"])
+def test_what_a_run_waits_for_does_not_count_as_its_duration(env, mode):
+    env.register(
+        f"""
+        import asyncio
+        async def later(r):
+            await asyncio.sleep(0.4)
+            return r
+        GB('CommandReader').map(later).register(trigger='t', mode='{mode}')
+        """
+    )
+    env.trigger("t")
+    assert env.settled()["lastRunDurationMS"] < 300
+
+
 def test_what_is_queued_is_triggered(env):
     env.register(HOLD + "GB().foreach(lambda r: hold()).register('k*', mode='async_local')")
     for i in range(3):

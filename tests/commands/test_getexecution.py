@@ -203,3 +203,13 @@ def test_durations(env):
     plan = env.plan(finished(env, SLOW))
     assert plan["total_duration"] >= 30
     assert plan["read_duration"] <= plan["total_duration"]
+
+
+def test_the_duration_is_that_of_work(env):
+    script = """
+    import asyncio
+    async def later(r):
+        await asyncio.sleep(0.4)
+    GB('ShardsIDReader').foreach(later).run()
+    """
+    assert env.plan(finished(env, script))["total_duration"] < 300

@@ -65,6 +65,20 @@ def test_reg_04_kept_executions_of_keys(env):
     wait_until(lambda: set(env.each(lambda shard: len(shard.executions()))) == {1})
 
 
+def test_a_lower_bound_does_not_shorten_what_is_kept(env):
+    env.register("GB().register('k', mode='async_local')")
+    for number in range(1, 4):
+        env.client.set("k", number)
+        env.wait_data(numSuccess=number)
+    kept = list(env.executions())
+    env.config("MaxExecutionsPerRegistration", 1)
+    assert list(env.executions()) == kept
+    env.client.set("k", 4)
+    env.wait_data(numSuccess=4)
+    wait_until(lambda: kept[0] not in env.executions())
+    assert len(env.executions()) == len(kept)
+
+
 STUCK = """
 import time
 calls = 0

@@ -70,13 +70,10 @@ fn number<N: std::str::FromStr>(word: &[u8]) -> Option<N> {
         .ok()
 }
 
-/// Whether it is `password@host:port`; a host with colons may stand in brackets.
+/// Whether it is `[password@]host:port`; a host with colons may stand in brackets.
 fn is_address(word: &[u8]) -> bool {
     let part = |word: &[u8], separator: u8| word.iter().rposition(|&c| c == separator);
-    let Some(password) = part(word, b'@') else {
-        return false;
-    };
-    let place = &word[password + 1..];
+    let place = part(word, b'@').map_or(word, |password| &word[password + 1..]);
     let Some(colon) = part(place, b':') else {
         return false;
     };
@@ -108,11 +105,18 @@ mod tests {
     #[test]
     fn addresses() {
         let one = |address: &str| format!("{HEAD} 1 x 1 x 0 16383 x {address}");
-        for address in ["p@[::1]:6379", "p@::1:6379", "@host:1", "a@b@host:65535"] {
+        for address in [
+            "p@[::1]:6379",
+            "p@::1:6379",
+            "@host:1",
+            "a@b@host:65535",
+            "host:1",
+            "[::1]:1",
+        ] {
             check(&one(address), Some(1));
         }
         for address in [
-            "host:1", "p@host", "p@host:", "p@host:x", "p@:1", "p@host:0",
+            "host", ":1", "p@host", "p@host:", "p@host:x", "p@:1", "p@host:0",
         ] {
             check(&one(address), None);
         }
