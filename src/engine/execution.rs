@@ -897,12 +897,8 @@ impl<L: Language> Execution<L> {
 
     fn end(&self, mut work: Box<Work<L>>) {
         let outcome = self.outcome_of(&mut work);
-        if let Some(taker) = work.taker.take() {
-            taker(
-                work.pipeline.objects.take().unwrap_or_default(),
-                &outcome.errors,
-            );
-        }
+        let taker = work.taker.take();
+        let objects = work.pipeline.objects.take().unwrap_or_default();
         // Values first: who waits for the end may look at memory.
         if !work.pipeline.is_empty() {
             self.drop_attached(work);
@@ -912,10 +908,18 @@ impl<L: Language> Execution<L> {
         } else {
             Status::Done
         };
-        Self::finish(self.shared(), status, outcome);
+        let outcome = Self::finish(self.shared(), status, outcome);
+        // Who goes on with the results finds that it has ended.
+        if let Some(taker) = taker {
+            taker(objects, &outcome.errors);
+        }
     }
 
-    fn finish(mut shared: MutexGuard<'_, Shared<L>>, status: Status, outcome: Outcome) {
+    fn finish(
+        mut shared: MutexGuard<'_, Shared<L>>,
+        status: Status,
+        outcome: Outcome,
+    ) -> Arc<Outcome> {
         let outcome = Arc::new(outcome);
         shared.status = status;
         shared.outcome = Some(outcome.clone());
@@ -924,6 +928,7 @@ impl<L: Language> Execution<L> {
         for listener in listeners {
             listener(&outcome);
         }
+        outcome
     }
 
     /// Runs it on this thread for as long as there is something to do, without yielding to others.

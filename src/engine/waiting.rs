@@ -1,13 +1,14 @@
 //! Records whose callback promised a result, and those that wait behind them.
 //!
 //! What a stage passes on keeps the order in which records came to it: behind a promise the results
-//! of later records wait, errors too. An accumulator takes one record at a time. A stage holds no
-//! more than [`MOST`] records; then what comes before it has to wait.
+//! of later records wait, errors too. An accumulator takes one record at a time: nothing is read
+//! behind it, as nothing is if that one fails. Other stages hold no more than [`MOST`] records; then
+//! what comes before them has to wait.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::pipeline::{Moving, Passed, Pipeline, Stage};
+use super::pipeline::{Moving, Passed, Pipeline, Placed, Stage};
 use super::promise::{Bell, Instead, Promise, Wake};
 use super::{Calls, Language, Many, RecordError};
 
@@ -111,14 +112,14 @@ impl<L: Language> Pipeline<L> {
 
     /// The last stage, from this one on, that can hold no more records.
     pub(super) fn clogged(&self, from: usize) -> Option<usize> {
-        if self.held < MOST {
+        if self.held == 0 {
             return None;
         }
-        let last = self
-            .stages
-            .iter()
-            .skip(from)
-            .rposition(|placed| placed.queue.0.len() >= MOST);
+        let is_clogged = |placed: &Placed<L>| {
+            let most = if placed.accumulates() { 1 } else { MOST };
+            placed.queue.0.len() >= most
+        };
+        let last = self.stages.iter().skip(from).rposition(is_clogged);
         last.map(|at| from + at)
     }
 

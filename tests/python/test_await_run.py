@@ -302,6 +302,23 @@ def test_a_run_of_which_nobody_waits(env):
     wait_until(lambda: env.executions() == {})
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_it_is_gone_when_the_one_that_waited_goes_on(env, mode):
+    """Only the one that waits is left."""
+    assert awaited(
+        env,
+        "often()",
+        f"""
+async def often():
+    listed = set()
+    for _ in range(50):
+        await GB('ShardsIDReader').run(mode='{mode}')
+        listed.add(len(execute('RG.DUMPEXECUTIONS')))
+    return listed
+""",
+    ) == str({1})
+
+
 def test_a_run_that_is_awaited_later(env):
     """And more than once."""
     assert awaited(

@@ -120,6 +120,31 @@ async def fails(x):
     assert results == ["1", "2", "4", "5"]
 
 
+@pytest.mark.single("on a cluster an error of another shard does not stop its reader")
+@pytest.mark.parametrize(
+    ("step", "want"),
+    [
+        ("accumulate(lambda a, r: fails(r))", []),
+        ("localgroupby(lambda r: r % 2, lambda k, a, r: fails(r))", ["{'key': '1', 'value': 1}"]),
+        ("groupby(lambda r: r % 2, lambda k, a, r: fails(r))", ["{'key': '1', 'value': 1}"]),
+    ],
+)
+def test_an_accumulator_that_fails_stops_the_reader(env, step, want):
+    """Nothing is read before an accumulator has taken what it was given."""
+    script = f"""
+async def fails(x):
+    await asyncio.sleep(0)
+    if x % 2 == 0:
+        raise Exception(str(x))
+    return x
+GB('PythonReader').{step}.run(lambda: (i for i in range(1, 2000)))
+"""
+    assert env.run(script) == (want, ["2"])
+    env.client.mset({str(i): i for i in range(1000)})
+    keys = step.replace("r % 2", "int(r['key']) % 2").replace("fails(r)", "fails(0)")
+    assert env.run(script.split("GB")[0] + f"GB().{keys}.run()") == ([], ["0"])
+
+
 def test_errors_in_between(env):
     """Each accumulator begins anew after an error."""
     results, errors = env.run(
