@@ -29,6 +29,10 @@ use super::{
 
 /// Records a generator yields in one attached section.
 const SECTION: usize = 1000;
+/// Of these so many are timed one by one.
+const SAMPLE: u32 = 64;
+/// And all others as well, unless those took less: reading the clock would take as long as they do.
+const QUICK: Duration = Duration::from_micros(320);
 /// A worker leaves an execution that takes longer to the back of the queue.
 const TURN: Duration = Duration::from_millis(500);
 
@@ -245,8 +249,10 @@ struct Shared<L: Language> {
 struct Work<L: Language> {
     pipeline: Pipeline<L>,
     input: Input<L>,
-    /// When its first turn began.
-    begun: Option<Instant>,
+    /// How long it was at work, what waiting for its own reader took included.
+    worked: Duration,
+    /// Since when it is again.
+    since: Option<Instant>,
     begins: Option<Begins>,
     read: Duration,
     taker: Option<Taker<L>>,
@@ -255,6 +261,15 @@ struct Work<L: Language> {
     /// The cut that is behind this shard, and may not be behind all others.
     crossing: Option<usize>,
     aborted: bool,
+}
+
+impl<L: Language> Work<L> {
+    /// It is not at work any more. How long it was.
+    fn stop_clock(&mut self) -> Duration {
+        let since = self.since.take();
+        self.worked += since.map(|since| since.elapsed()).unwrap_or_default();
+        self.worked
+    }
 }
 
 enum Input<L: Language> {
@@ -269,8 +284,50 @@ enum Input<L: Language> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Turn {
     More,
+    /// For what was promised, or other shards.
     Wait,
+    /// For its reader.
+    Read,
     End,
+}
+
+/// Measures what a generator takes of a section.
+struct ReadClock {
+    begin: Instant,
+    records: u32,
+    timed: u32,
+    spent: Duration,
+    quick: bool,
+}
+
+impl ReadClock {
+    fn new() -> Self {
+        Self {
+            begin: Instant::now(),
+            records: 0,
+            timed: 0,
+            spent: Duration::ZERO,
+            quick: false,
+        }
+    }
+
+    fn time<R>(&mut self, read: impl FnOnce() -> R) -> R {
+        self.records += 1;
+        if self.quick {
+            return read();
+        }
+        self.timed += 1;
+        let begin = Instant::now();
+        let record = read();
+        self.spent += begin.elapsed();
+        self.quick = self.timed == SAMPLE && self.begin.elapsed() < QUICK;
+        record
+    }
+
+    /// How long all took, if those that were not timed took as long as the others.
+    fn spent(&self) -> Duration {
+        self.spent * self.records / self.timed.max(1)
+    }
 }
 
 impl<L: Language> Execution<L> {
@@ -300,7 +357,7 @@ impl<L: Language> Execution<L> {
             let collects: Vec<_> = cuts.map(|(_, collects)| collects).collect();
             Arc::new(Remote::new(team, &collects))
         });
-        let begun = unfinished.as_ref().map(|unfinished| unfinished.begun);
+        let worked = unfinished.as_ref().map(|unfinished| unfinished.worked);
         let mut pipeline = match (unfinished, &remote) {
             (Some(unfinished), _) => unfinished.pipeline,
             (None, Some(remote)) => Pipeline::shared(&prepared.stages, limits, remote.clone()),
@@ -312,7 +369,8 @@ impl<L: Language> Execution<L> {
         let work = Work {
             pipeline,
             input,
-            begun,
+            worked: worked.unwrap_or_default(),
+            since: None,
             taker: launch.taker,
             begins: launch.begins,
             read: Duration::ZERO,
@@ -478,8 +536,9 @@ impl<L: Language> Execution<L> {
         Outcome {
             results: std::mem::take(&mut work.pipeline.results),
             errors: std::mem::take(&mut work.pipeline.errors),
-            total: work.begun.map(|begun| begun.elapsed()).unwrap_or_default(),
-            read: work.read,
+            total: work.stop_clock(),
+            // Partly an estimate.
+            read: work.read.min(work.worked),
             steps: work.pipeline.spent(self.plan.steps.len()),
             aborted: work.aborted,
         }
@@ -576,12 +635,14 @@ impl<L: Language> Execution<L> {
                     }
                     Fed::Later => {
                         work.input = Input::Feed(feed);
-                        Turn::Wait
+                        Turn::Read
                     }
                 }
             }
             Input::Generator(generator) => {
-                work.input = self.generate(&mut work.pipeline, generator);
+                let (input, read) = self.generate(&mut work.pipeline, generator);
+                work.input = input;
+                work.read += read;
                 Turn::More
             }
             Input::Records(chunk) if self.remote.is_none() => {
@@ -821,24 +882,30 @@ impl<L: Language> Execution<L> {
         }
     }
 
-    fn generate(&self, pipeline: &mut Pipeline<L>, mut generator: L::Generator) -> Input<L> {
+    /// What is left of the generator, and how long it took.
+    fn generate(
+        &self,
+        pipeline: &mut Pipeline<L>,
+        mut generator: L::Generator,
+    ) -> (Input<L>, Duration) {
         self.attach(|s| {
+            let mut clock = ReadClock::new();
             for _ in 0..SECTION {
                 let stopped = self.abort.load(Ordering::Relaxed);
                 if stopped || !pipeline.wants_more() || pipeline.is_full(0) {
                     break;
                 }
                 L::breathe(s);
-                match L::generate(s, &mut generator) {
+                match clock.time(|| L::generate(s, &mut generator)) {
                     Next::Record(record) => pipeline.feed_object(s, record),
                     Next::Failed(error) => {
                         pipeline.fail(error);
-                        return Input::Ended;
+                        return (Input::Ended, clock.spent());
                     }
-                    Next::End => return Input::Ended,
+                    Next::End => return (Input::Ended, clock.spent()),
                 }
             }
-            Input::Generator(generator)
+            (Input::Generator(generator), clock.spent())
         })
     }
 
@@ -910,8 +977,8 @@ impl<L: Language> Execution<L> {
         if let Some(begins) = work.begins.take() {
             begins();
         }
-        work.begun.get_or_insert(begin);
-        loop {
+        work.since.get_or_insert(begin);
+        let turn = loop {
             if let Some(remote) = &self.remote {
                 remote.gather();
             }
@@ -921,9 +988,13 @@ impl<L: Language> Execution<L> {
             }
             match turn {
                 Turn::More if begin.elapsed() < most => {}
-                turn => return turn,
+                turn => break turn,
             }
+        };
+        if turn != Turn::Read {
+            work.stop_clock();
         }
+        turn
     }
 
     fn run_for(&self, most: Duration) {
@@ -958,9 +1029,9 @@ impl<L: Language> Execution<L> {
                 }
                 return self.end(work);
             }
-            Ok(Turn::More | Turn::Wait) => self.shared().work = Some(work),
+            Ok(Turn::More | Turn::Wait | Turn::Read) => self.shared().work = Some(work),
         }
-        let wait = matches!(turn, Ok(Turn::Wait));
+        let wait = matches!(turn, Ok(Turn::Wait | Turn::Read));
         let parked = wait
             && self
                 .schedule

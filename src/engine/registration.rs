@@ -356,7 +356,8 @@ impl Drop for Level {
 /// A run on the calling thread that waits for what was promised.
 pub struct Unfinished<L: Language> {
     pub(super) pipeline: Pipeline<L>,
-    pub(super) begun: Instant,
+    /// How long it was at work so far.
+    pub(super) worked: Duration,
 }
 
 /// What a registration is made of.
@@ -506,7 +507,7 @@ impl<L: Language> Registration<L> {
             if flushed == Flushed::Waits {
                 return Err(Box::new(Unfinished {
                     pipeline,
-                    begun: begin,
+                    worked: begin.elapsed(),
                 }));
             }
         }

@@ -300,3 +300,18 @@ def test_within_multi(env):
     env.call("RG.DUMPREGISTRATIONS")
     ((only,),) = env.call("EXEC")
     assert len(only) == 12
+
+
+@pytest.mark.parametrize("mode", ["sync", "async_local", "async"])
+def test_durations_are_without_waiting(env, mode):
+    env.register(
+        f"""
+        import asyncio
+        async def wait(r):
+            await asyncio.sleep(0.5)
+            return r
+        GB('CommandReader').map(wait).register(trigger='t', mode='{mode}')
+        """
+    )
+    env.trigger("t")
+    assert env.settled()["totalRunDurationMS"] < 400

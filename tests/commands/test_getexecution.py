@@ -203,3 +203,38 @@ def test_durations(env):
     plan = env.plan(finished(env, SLOW))
     assert plan["total_duration"] >= 30
     assert plan["read_duration"] <= plan["total_duration"]
+
+
+def test_read_duration_of_a_generator(env):
+    script = """
+        import time
+
+        def slow():
+            for i in range(3):
+                time.sleep(0.02)
+                yield i
+
+        GB("PythonReader").foreach(lambda x: time.sleep(0.01)).run(slow)
+        """
+    plan = env.plan(finished(env, script))
+    assert plan["read_duration"] >= 60
+    assert plan["total_duration"] >= plan["read_duration"] + 30
+
+
+@pytest.mark.parametrize("count", [1, 1000, 100_000])
+def test_read_duration_is_part_of_the_whole(env, count):
+    plan = env.plan(finished(env, f"GB('PythonReader').run(lambda: (i for i in range({count})))"))
+    assert plan["read_duration"] <= plan["total_duration"]
+
+
+def test_total_duration_is_without_waiting(env):
+    script = """
+        import asyncio
+
+        async def wait(x):
+            await asyncio.sleep(0.5)
+            return x
+
+        GB("ShardsIDReader").map(wait).run()
+        """
+    assert env.plan(finished(env, script))["total_duration"] < 400
