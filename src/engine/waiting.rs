@@ -1,13 +1,13 @@
 //! Records whose callback promised a result, and those that wait behind them.
 //!
 //! What a stage passes on keeps the order in which records came to it: behind a promise the results
-//! of later records wait, errors too. An accumulator takes one record at a time. A stage holds no
-//! more than [`MOST`] records; then what comes before it has to wait.
+//! of later records wait, errors too. A stage holds no more than [`MOST`] records, an accumulator the
+//! one that it was asked for; then what comes before it has to wait.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::pipeline::{Moving, Passed, Pipeline, Stage};
+use super::pipeline::{Moving, Passed, Pipeline, Placed, Stage};
 use super::promise::{Bell, Instead, Promise, Wake};
 use super::{Calls, Language, Many, RecordError};
 
@@ -76,6 +76,13 @@ impl<L: Language> Queue<L> {
     }
 }
 
+impl<L: Language> Placed<L> {
+    /// Records that may wait at it. What an accumulator makes of one decides whether there is a next.
+    fn room(&self) -> usize {
+        if self.accumulates() { 1 } else { MOST }
+    }
+}
+
 impl<L: Language> Pipeline<L> {
     /// Calls off what was promised.
     pub(super) fn call_off(&self) {
@@ -111,14 +118,14 @@ impl<L: Language> Pipeline<L> {
 
     /// The last stage, from this one on, that can hold no more records.
     pub(super) fn clogged(&self, from: usize) -> Option<usize> {
-        if self.held < MOST {
+        if self.held == 0 {
             return None;
         }
         let last = self
             .stages
             .iter()
             .skip(from)
-            .rposition(|placed| placed.queue.0.len() >= MOST);
+            .rposition(|placed| placed.queue.0.len() >= placed.room());
         last.map(|at| from + at)
     }
 
