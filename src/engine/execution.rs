@@ -29,6 +29,10 @@ use super::{
 
 /// Records a generator yields in one attached section.
 const SECTION: usize = 1000;
+/// Of these so many are timed one by one.
+const SAMPLE: u32 = 64;
+/// And all others as well, unless those took less: reading the clock would take as long as they do.
+const QUICK: Duration = Duration::from_micros(320);
 /// A worker leaves an execution that takes longer to the back of the queue.
 const TURN: Duration = Duration::from_millis(500);
 
@@ -296,6 +300,45 @@ enum Turn {
     End,
 }
 
+/// Measures what a generator takes of a section.
+struct ReadClock {
+    begin: Instant,
+    records: u32,
+    timed: u32,
+    spent: Duration,
+    quick: bool,
+}
+
+impl ReadClock {
+    fn new() -> Self {
+        Self {
+            begin: Instant::now(),
+            records: 0,
+            timed: 0,
+            spent: Duration::ZERO,
+            quick: false,
+        }
+    }
+
+    fn time<R>(&mut self, read: impl FnOnce() -> R) -> R {
+        self.records += 1;
+        if self.quick {
+            return read();
+        }
+        self.timed += 1;
+        let begin = Instant::now();
+        let record = read();
+        self.spent += begin.elapsed();
+        self.quick = self.timed == SAMPLE && self.begin.elapsed() < QUICK;
+        record
+    }
+
+    /// How long all took, if those that were not timed took as long as the others.
+    fn spent(&self) -> Duration {
+        self.spent * self.records / self.timed.max(1)
+    }
+}
+
 impl<L: Language> Execution<L> {
     /// An execution that has not started.
     pub(super) fn new(
@@ -500,12 +543,14 @@ impl<L: Language> Execution<L> {
     }
 
     fn outcome_of(&self, work: &mut Work<L>) -> Outcome {
+        let total = work.clock.read();
         work.pipeline.results.fit();
         Outcome {
             results: std::mem::take(&mut work.pipeline.results),
             errors: std::mem::take(&mut work.pipeline.errors),
-            total: work.clock.read(),
-            read: work.read,
+            total,
+            // Partly an estimate.
+            read: work.read.min(total),
             steps: work.pipeline.spent(self.plan.steps.len()),
             aborted: work.aborted,
         }
@@ -607,7 +652,9 @@ impl<L: Language> Execution<L> {
                 }
             }
             Input::Generator(generator) => {
-                work.input = self.generate(&mut work.pipeline, generator);
+                let (input, read) = self.generate(&mut work.pipeline, generator);
+                work.input = input;
+                work.read += read;
                 Turn::More
             }
             Input::Records(chunk) if self.remote.is_none() => {
@@ -847,24 +894,30 @@ impl<L: Language> Execution<L> {
         }
     }
 
-    fn generate(&self, pipeline: &mut Pipeline<L>, mut generator: L::Generator) -> Input<L> {
+    /// What is left of the generator, and how long it took.
+    fn generate(
+        &self,
+        pipeline: &mut Pipeline<L>,
+        mut generator: L::Generator,
+    ) -> (Input<L>, Duration) {
         self.attach(|s| {
+            let mut clock = ReadClock::new();
             for _ in 0..SECTION {
                 let stopped = self.abort.load(Ordering::Relaxed);
                 if stopped || !pipeline.wants_more() || pipeline.is_full(0) {
                     break;
                 }
                 L::breathe(s);
-                match L::generate(s, &mut generator) {
+                match clock.time(|| L::generate(s, &mut generator)) {
                     Next::Record(record) => pipeline.feed_object(s, record),
                     Next::Failed(error) => {
                         pipeline.fail(error);
-                        return Input::Ended;
+                        return (Input::Ended, clock.spent());
                     }
-                    Next::End => return Input::Ended,
+                    Next::End => return (Input::Ended, clock.spent()),
                 }
             }
-            Input::Generator(generator)
+            (Input::Generator(generator), clock.spent())
         })
     }
 

@@ -61,6 +61,8 @@ struct State {
 }
 
 struct Cut {
+    /// Whether what is collected here comes from this shard first, as in RedisGears 1.x.
+    own_first: bool,
     inbox: VecDeque<(usize, Batch)>,
     /// Batches of each shard that were taken without telling it.
     taken: Vec<usize>,
@@ -96,6 +98,7 @@ impl Remote {
     pub(super) fn new(team: Team, collects: &[bool]) -> Self {
         let none = || vec![false; team.size];
         let cut = |&collects: &bool| Cut {
+            own_first: collects && team.is_initiator(),
             inbox: VecDeque::new(),
             taken: vec![0; team.size],
             // Nothing is collected but by the initiator.
@@ -316,6 +319,9 @@ impl Remote {
             if at < clogged {
                 break;
             }
+            if cut.holds() {
+                continue;
+            }
             if let Some((from, batch)) = cut.inbox.pop_front() {
                 if let Some(taken) = cut.taken.get_mut(from) {
                     *taken += 1;
@@ -508,6 +514,19 @@ impl State {
 }
 
 impl Cut {
+    /// Whether what came waits for records of this shard: nobody lacks room, so that nobody has to
+    /// wait with it.
+    fn holds(&self) -> bool {
+        self.own_first && !self.said_end && (0..self.taken.len()).all(|from| self.has_room(from))
+    }
+
+    /// Whether a shard may send more across it to here.
+    fn has_room(&self, from: usize) -> bool {
+        let waiting = self.inbox.iter().filter(|(sender, _)| *sender == from);
+        let taken = self.taken.get(from).copied().unwrap_or(0);
+        self.ended.get(from).is_some_and(|ended| *ended) || taken + waiting.count() < WINDOW
+    }
+
     fn is_full(&self) -> bool {
         if self.said_end {
             return false;

@@ -205,11 +205,33 @@ def test_durations(env):
     assert plan["read_duration"] <= plan["total_duration"]
 
 
+def test_read_duration_of_a_generator(env):
+    script = """
+        import time
+
+        def slow():
+            for i in range(3):
+                time.sleep(0.02)
+                yield i
+
+        GB("PythonReader").foreach(lambda x: time.sleep(0.01)).run(slow)
+        """
+    plan = env.plan(finished(env, script))
+    assert plan["read_duration"] >= 60
+    assert plan["total_duration"] >= plan["read_duration"] + 30
+
+
+@pytest.mark.parametrize("count", [1, 1000, 100_000])
+def test_read_duration_is_part_of_the_whole(env, count):
+    plan = env.plan(finished(env, f"GB('PythonReader').run(lambda: (i for i in range({count})))"))
+    assert plan["read_duration"] <= plan["total_duration"]
+
+
 def test_the_duration_is_that_of_work(env):
     script = """
     import asyncio
     async def later(r):
-        await asyncio.sleep(0.4)
+        await asyncio.sleep(1)
     GB('ShardsIDReader').foreach(later).run()
     """
-    assert env.plan(finished(env, script))["total_duration"] < 300
+    assert env.plan(finished(env, script))["total_duration"] < 800

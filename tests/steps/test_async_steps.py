@@ -252,6 +252,27 @@ def test_accumulators_take_one_at_a_time(env):
         assert wire.receive() == [b"dcba"]
 
 
+@pytest.mark.parametrize(
+    "fold", ["accumulate(fold)", "localgroupby(lambda x: 'k', lambda k, a, r: fold(a, r))"]
+)
+def test_what_comes_before_an_accumulator_waits_for_it(env, fold):
+    """It stops at the error of the accumulator, as it does where none waits."""
+    script = f"""
+        async def fold(a, r):
+            if r == 1:
+                raise Exception("one")
+            return r
+
+        def see(r):
+            execute("RPUSH", "{env.key("log")}", r)
+
+        five = lambda: (i for i in range(5))
+        GB("PythonReader").foreach(see).{fold}.run(five, mode="async_local")
+        """
+    assert env.run(script) == ([], ["one"])
+    assert env.log_list(env.key("log")) == ["0", "1"]
+
+
 def test_other_records_go_on(env):
     """Behind the first record, which waits, others are under way at the same step."""
     env.register(

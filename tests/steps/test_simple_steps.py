@@ -176,6 +176,19 @@ def test_collect(env):
     assert env.source.wait(identifier) == (["0", "1", "2", "3", "4", "5"], [])
 
 
+def test_records_of_the_initiator_come_first(env):
+    script = f"""
+        import time
+
+        def late():
+            time.sleep(0.2 if hashtag() == "{env.shards[0].tag}" else 0)
+            yield hashtag()
+
+        GB("PythonReader").aggregate([], lambda a, r: a + [r], lambda a, r: a + r).run(late)
+        """
+    assert env.result(script).startswith(f"['{env.shards[0].tag}'")
+
+
 def test_repartition_passes_records_as_they_are(env):
     script = f"{NUMBERS}.repartition(lambda x: 'key').map(lambda x: x + 1).run()"
     assert env.results(script) == ["1", "2", "3", "4", "5", "6"]
