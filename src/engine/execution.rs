@@ -581,7 +581,7 @@ impl<L: Language> Execution<L> {
                 }
             }
             Input::Generator(generator) => {
-                work.input = self.generate(&mut work.pipeline, generator);
+                work.input = self.generate(&mut work.pipeline, generator, &mut work.read);
                 Turn::More
             }
             Input::Records(chunk) if self.remote.is_none() => {
@@ -821,7 +821,12 @@ impl<L: Language> Execution<L> {
         }
     }
 
-    fn generate(&self, pipeline: &mut Pipeline<L>, mut generator: L::Generator) -> Input<L> {
+    fn generate(
+        &self,
+        pipeline: &mut Pipeline<L>,
+        mut generator: L::Generator,
+        spent: &mut Duration,
+    ) -> Input<L> {
         self.attach(|s| {
             for _ in 0..SECTION {
                 let stopped = self.abort.load(Ordering::Relaxed);
@@ -829,7 +834,12 @@ impl<L: Language> Execution<L> {
                     break;
                 }
                 L::breathe(s);
-                match L::generate(s, &mut generator) {
+                // Each by itself, since steps run in between: what a generator waits for may take
+                // nearly all of the time.
+                let begin = Instant::now();
+                let next = L::generate(s, &mut generator);
+                *spent += begin.elapsed();
+                match next {
                     Next::Record(record) => pipeline.feed_object(s, record),
                     Next::Failed(error) => {
                         pipeline.fail(error);

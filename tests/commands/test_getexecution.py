@@ -203,3 +203,16 @@ def test_durations(env):
     plan = env.plan(finished(env, SLOW))
     assert plan["total_duration"] >= 30
     assert plan["read_duration"] <= plan["total_duration"]
+
+
+def test_what_a_generator_takes_is_reading(env):
+    script = """
+    import time
+    def slow():
+        for i in range(10):
+            time.sleep(0.01)
+            yield i
+    GB('PythonReader', slow).map(lambda x: time.sleep(0.01)).run()
+    """
+    plan = env.plan(finished(env, script))
+    assert 100 <= plan["read_duration"] <= plan["total_duration"] - 100
