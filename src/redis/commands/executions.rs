@@ -126,7 +126,7 @@ pub(super) fn get_execution(module: &'static Module, ctx: Ctx<'_>, args: &Args<'
 fn send_described(ctx: Ctx<'_>, shards: &[Results]) {
     ctx.array(shards.len());
     for shard in shards {
-        reply::items(ctx, shard);
+        reply::items_of_array(ctx, shard);
     }
 }
 
