@@ -24,7 +24,7 @@ use super::remote::{MAX_IDLE, Remote, Todo};
 use super::{
     Batch, Behalf, Caller, Chunk, Context, Error, Id, Language, Limits, Need, Next, Parcel, Part,
     Plan, Pool, ReadAhead, Reader, ReaderSpec, Readers, RecordError, Registration, Results, Shards,
-    Source, Task, Team, Ticket, Values,
+    Source, Spent, Task, Team, Ticket, Values,
 };
 
 /// Records a generator yields in one attached section.
@@ -90,7 +90,7 @@ pub struct Outcome {
     /// Of it spent in the reader.
     pub read: Duration,
     /// Time that each operation of the plan took; empty if it was not measured.
-    pub steps: Vec<Duration>,
+    pub steps: Vec<Spent>,
     /// Whether it was stopped before its end.
     pub aborted: bool,
 }

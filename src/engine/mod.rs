@@ -50,7 +50,8 @@ pub use lane::Lane;
 pub use language::{
     Behalf, Calls, Context, Function, Groups, Hint, Language, Many, Next, Ticket, Values,
 };
-pub use plan::{Plan, PlanBuilder, Step, StepInfo, Steps};
+pub use pipeline::Spent;
+pub use plan::{Plan, PlanBuilder, Step, StepInfo, Steps, Timed};
 pub use planner::Need;
 pub use pool::{Enter, Pool, Task};
 pub use promise::{Asked, Instead, Promise};

@@ -205,6 +205,15 @@ pub(super) enum Flushed {
     All,
 }
 
+/// The time that an operation took.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Spent {
+    /// In the callback for the key of each record, if that is a step of its own to users.
+    pub extracting: Duration,
+    /// In all the rest.
+    pub working: Duration,
+}
+
 /// The stages of one execution with its results so far.
 pub(super) struct Pipeline<L: Language> {
     pub(super) stages: Vec<Placed<L>>,
@@ -213,7 +222,7 @@ pub(super) struct Pipeline<L: Language> {
     /// Rung when one may go on.
     pub(super) bell: Option<Arc<Bell>>,
     /// Time spent in each stage; empty if it is not measured.
-    spent: Vec<Duration>,
+    spent: Vec<Spent>,
     /// Stages that take nothing more: a limit behind them is full. The last one is the end.
     closed: Vec<bool>,
     failed: bool,
@@ -242,7 +251,7 @@ impl<L: Language> Pipeline<L> {
     pub(super) fn new(stages: &[Placed<L>], limits: &Limits) -> Self {
         let measured = limits.profile.load(Ordering::Relaxed);
         Self {
-            spent: vec![Duration::ZERO; if measured { stages.len() } else { 0 }],
+            spent: vec![Spent::default(); if measured { stages.len() } else { 0 }],
             stages: stages.iter().map(Placed::fresh).collect(),
             held: 0,
             bell: None,
@@ -549,6 +558,7 @@ impl<L: Language> Pipeline<L> {
     }
 
     fn arrive_keyed(&mut self, s: L::Scope<'_>, at: usize, key: L::Object, record: L::Object) {
+        let begin = self.clock();
         let taken = match self.stages.get_mut(at).map(|placed| &mut placed.stage) {
             Some(Stage::AccumulateByKey { .. }) => self.accumulate(s, at, Some(key), record),
             Some(Stage::Group { groups, .. }) => {
@@ -557,6 +567,7 @@ impl<L: Language> Pipeline<L> {
             }
             _ => Ok(()),
         };
+        self.spend(at, begin, None);
         if let Err(stop) = taken {
             self.stopped(at, stop);
         }
@@ -585,137 +596,14 @@ impl<L: Language> Pipeline<L> {
             if self.is_closed(at) {
                 return Ok(());
             }
-            let begin = (!self.spent.is_empty()).then(Instant::now);
-            let Some(placed) = self.stages.get_mut(at) else {
+            if at == self.stages.len() {
                 return Ok(self.emit(s, record)?);
-            };
-            let passed = match &mut placed.stage {
-                Stage::Pass => Passed::On(record),
-                Stage::Open => Passed::On(Moving::Object(open::<L>(s, record)?)),
-                Stage::Map(f) => Passed::On(Moving::Object(L::map(s, f, open::<L>(s, record)?)?)),
-                Stage::Filter(f) => {
-                    let record = open::<L>(s, record)?;
-                    match L::test(s, f, &record) {
-                        Ok(true) => Passed::On(Moving::Object(record)),
-                        Ok(false) => Passed::Kept,
-                        Err(instead) => return Err(Stop::of(instead, Some(record))),
-                    }
-                }
-                Stage::ForEach(f) => {
-                    let record = open::<L>(s, record)?;
-                    match L::visit(s, f, &record) {
-                        Ok(()) => Passed::On(Moving::Object(record)),
-                        Err(instead) => return Err(Stop::of(instead, Some(record))),
-                    }
-                }
-                Stage::Key { extract, cut: None } => {
-                    let record = open::<L>(s, record)?;
-                    L::key(s, extract, &record)?;
-                    Passed::On(Moving::Object(record))
-                }
-                Stage::Key {
-                    extract,
-                    cut: Some(cut),
-                } => {
-                    let out = self.out.as_mut().ok_or_else(no_shards)?;
-                    let cut = *cut;
-                    match record {
-                        // It goes as it came: the callback can not have changed it.
-                        Moving::Native(native, raw) if !extract.looks_at_value() => {
-                            let key = L::key(s, extract, &L::object(s, &native.without_value())?)?;
-                            match out.owner::<L>(s, &key)? {
-                                None => Passed::On(Moving::Native(native, raw)),
-                                Some(to) => {
-                                    out.native(cut, to, raw.chunk, raw.bytes);
-                                    Passed::Kept
-                                }
-                            }
-                        }
-                        record => {
-                            let record = open::<L>(s, record)?;
-                            let key = L::key(s, extract, &record)?;
-                            match out.owner::<L>(s, &key)? {
-                                None => Passed::On(Moving::Object(record)),
-                                Some(to) => {
-                                    out.value(s, cut, to, record);
-                                    Passed::Kept
-                                }
-                            }
-                        }
-                    }
-                }
-                Stage::Collect(cut) => {
-                    let out = self.out.as_mut().ok_or_else(no_shards)?;
-                    let cut = *cut;
-                    match record {
-                        record if !out.collects_elsewhere() => Passed::On(record),
-                        Moving::Native(_, raw) => {
-                            out.native(cut, out.initiator(), raw.chunk, raw.bytes);
-                            Passed::Kept
-                        }
-                        Moving::Object(record) => {
-                            out.value(s, cut, out.initiator(), record);
-                            Passed::Kept
-                        }
-                    }
-                }
-                Stage::FlatMap(f) => match L::expand(s, f, open::<L>(s, record)?)? {
-                    Many::One(one) => Passed::On(Moving::Object(one)),
-                    Many::Several(several) => Passed::Several(several),
-                },
-                Stage::Limit { skip, take, seen } => {
-                    let index = *seen;
-                    *seen += 1;
-                    if index >= skip.saturating_add(*take) {
-                        self.close(at);
-                        Passed::Kept
-                    } else if index < *skip {
-                        Passed::Kept
-                    } else {
-                        Passed::On(record)
-                    }
-                }
-                Stage::Count(count) => {
-                    *count += 1;
-                    Passed::Kept
-                }
-                Stage::Accumulate(..) => {
-                    let record = open::<L>(s, record)?;
-                    self.accumulate(s, at, None, record)?;
-                    Passed::Kept
-                }
-                Stage::AccumulateByKey { extract, cut, .. } => {
-                    let record = open::<L>(s, record)?;
-                    let key = L::key(s, extract, &record)?;
-                    let elsewhere = elsewhere(s, self.out.as_ref(), *cut, &key)?;
-                    if let (Some((cut, to)), Some(out)) = (elsewhere, &mut self.out) {
-                        out.keyed(s, cut, to, key, record);
-                    } else {
-                        self.accumulate(s, at, Some(key), record)?;
-                    }
-                    Passed::Kept
-                }
-                Stage::Group {
-                    extract,
-                    groups,
-                    cut,
-                    ..
-                } => {
-                    let record = open::<L>(s, record)?;
-                    let key = L::key(s, extract, &record)?;
-                    let elsewhere = elsewhere(s, self.out.as_ref(), *cut, &key)?;
-                    if let (Some((cut, to)), Some(out)) = (elsewhere, &mut self.out) {
-                        out.keyed(s, cut, to, key, record);
-                    } else {
-                        let groups = groups.get_or_insert_with(|| L::groups(s));
-                        L::gather(s, groups, key, record)?;
-                    }
-                    Passed::Kept
-                }
-            };
-            if let (Some(begin), Some(spent)) = (begin, self.spent.get_mut(at)) {
-                *spent += begin.elapsed();
             }
+            let begin = self.clock();
+            let mut extracted = None;
+            let taken = self.take(s, at, record, &mut extracted);
+            self.spend(at, begin, extracted);
+            let passed = taken?;
             let passed = if self.held > 0 {
                 self.in_order(s, at, passed)?
             } else {
@@ -733,12 +621,168 @@ impl<L: Language> Pipeline<L> {
         }
     }
 
+    /// What a stage makes of a record. `extracted` is when it knew the record's key, if that is only the
+    /// first part of its work.
+    fn take<'a>(
+        &mut self,
+        s: L::Scope<'_>,
+        at: usize,
+        record: Moving<'a, L>,
+        extracted: &mut Option<Instant>,
+    ) -> Result<Passed<'a, L>, Stop<L>> {
+        let measured = !self.spent.is_empty();
+        let Some(placed) = self.stages.get_mut(at) else {
+            return Ok(Passed::On(record));
+        };
+        Ok(match &mut placed.stage {
+            Stage::Pass => Passed::On(record),
+            Stage::Open => Passed::On(Moving::Object(open::<L>(s, record)?)),
+            Stage::Map(f) => Passed::On(Moving::Object(L::map(s, f, open::<L>(s, record)?)?)),
+            Stage::Filter(f) => {
+                let record = open::<L>(s, record)?;
+                match L::test(s, f, &record) {
+                    Ok(true) => Passed::On(Moving::Object(record)),
+                    Ok(false) => Passed::Kept,
+                    Err(instead) => return Err(Stop::of(instead, Some(record))),
+                }
+            }
+            Stage::ForEach(f) => {
+                let record = open::<L>(s, record)?;
+                match L::visit(s, f, &record) {
+                    Ok(()) => Passed::On(Moving::Object(record)),
+                    Err(instead) => return Err(Stop::of(instead, Some(record))),
+                }
+            }
+            Stage::Key { extract, cut: None } => {
+                let record = open::<L>(s, record)?;
+                L::key(s, extract, &record)?;
+                Passed::On(Moving::Object(record))
+            }
+            Stage::Key {
+                extract,
+                cut: Some(cut),
+            } => {
+                let out = self.out.as_mut().ok_or_else(no_shards)?;
+                let cut = *cut;
+                match record {
+                    // It goes as it came: the callback can not have changed it.
+                    Moving::Native(native, raw) if !extract.looks_at_value() => {
+                        let key = L::key(s, extract, &L::object(s, &native.without_value())?)?;
+                        match out.owner::<L>(s, &key)? {
+                            None => Passed::On(Moving::Native(native, raw)),
+                            Some(to) => {
+                                out.native(cut, to, raw.chunk, raw.bytes);
+                                Passed::Kept
+                            }
+                        }
+                    }
+                    record => {
+                        let record = open::<L>(s, record)?;
+                        let key = L::key(s, extract, &record)?;
+                        match out.owner::<L>(s, &key)? {
+                            None => Passed::On(Moving::Object(record)),
+                            Some(to) => {
+                                out.value(s, cut, to, record);
+                                Passed::Kept
+                            }
+                        }
+                    }
+                }
+            }
+            Stage::Collect(cut) => {
+                let out = self.out.as_mut().ok_or_else(no_shards)?;
+                let cut = *cut;
+                match record {
+                    record if !out.collects_elsewhere() => Passed::On(record),
+                    Moving::Native(_, raw) => {
+                        out.native(cut, out.initiator(), raw.chunk, raw.bytes);
+                        Passed::Kept
+                    }
+                    Moving::Object(record) => {
+                        out.value(s, cut, out.initiator(), record);
+                        Passed::Kept
+                    }
+                }
+            }
+            Stage::FlatMap(f) => match L::expand(s, f, open::<L>(s, record)?)? {
+                Many::One(one) => Passed::On(Moving::Object(one)),
+                Many::Several(several) => Passed::Several(several),
+            },
+            Stage::Limit { skip, take, seen } => {
+                let index = *seen;
+                *seen += 1;
+                if index >= skip.saturating_add(*take) {
+                    self.close(at);
+                    Passed::Kept
+                } else if index < *skip {
+                    Passed::Kept
+                } else {
+                    Passed::On(record)
+                }
+            }
+            Stage::Count(count) => {
+                *count += 1;
+                Passed::Kept
+            }
+            Stage::Accumulate(..) => {
+                let record = open::<L>(s, record)?;
+                self.accumulate(s, at, None, record)?;
+                Passed::Kept
+            }
+            Stage::AccumulateByKey { extract, cut, .. } => {
+                let record = open::<L>(s, record)?;
+                let key = L::key(s, extract, &record)?;
+                *extracted = measured.then(Instant::now);
+                let elsewhere = elsewhere(s, self.out.as_ref(), *cut, &key)?;
+                if let (Some((cut, to)), Some(out)) = (elsewhere, &mut self.out) {
+                    out.keyed(s, cut, to, key, record);
+                } else {
+                    self.accumulate(s, at, Some(key), record)?;
+                }
+                Passed::Kept
+            }
+            Stage::Group {
+                extract,
+                groups,
+                cut,
+                ..
+            } => {
+                let record = open::<L>(s, record)?;
+                let key = L::key(s, extract, &record)?;
+                *extracted = measured.then(Instant::now);
+                let elsewhere = elsewhere(s, self.out.as_ref(), *cut, &key)?;
+                if let (Some((cut, to)), Some(out)) = (elsewhere, &mut self.out) {
+                    out.keyed(s, cut, to, key, record);
+                } else {
+                    let groups = groups.get_or_insert_with(|| L::groups(s));
+                    L::gather(s, groups, key, record)?;
+                }
+                Passed::Kept
+            }
+        })
+    }
+
+    /// Now, if time is measured.
+    fn clock(&self) -> Option<Instant> {
+        (!self.spent.is_empty()).then(Instant::now)
+    }
+
+    /// Counts what a stage took since then.
+    fn spend(&mut self, at: usize, begin: Option<Instant>, extracted: Option<Instant>) {
+        if let (Some(begin), Some(spent)) = (begin, self.spent.get_mut(at)) {
+            let worked = extracted.unwrap_or(begin);
+            spent.extracting += worked - begin;
+            spent.working += worked.elapsed();
+        }
+    }
+
     /// Time that each of so many operations of the plan took; empty if it was not measured.
-    pub(super) fn spent(&self, steps: usize) -> Vec<Duration> {
-        let mut spent = vec![Duration::ZERO; if self.spent.is_empty() { 0 } else { steps }];
+    pub(super) fn spent(&self, steps: usize) -> Vec<Spent> {
+        let mut spent = vec![Spent::default(); if self.spent.is_empty() { 0 } else { steps }];
         for (placed, time) in self.stages.iter().zip(&self.spent) {
             if let Some(step) = spent.get_mut(placed.step) {
-                *step += *time;
+                step.extracting += time.extracting;
+                step.working += time.working;
             }
         }
         spent
@@ -901,10 +945,12 @@ impl<L: Language> Pipeline<L> {
                 break;
             };
             L::breathe(s);
+            let begin = self.clock();
             let value = match &reducer {
                 Some(f) => L::reduce(s, f, &key, value),
                 None => Ok(value),
             };
+            self.spend(at, begin, None);
             match value.and_then(|value| L::pair(s, key, value)) {
                 Ok(pair) => self.push(s, at + 1, Moving::Object(pair)),
                 Err(error) => self.fail_at(at, error),

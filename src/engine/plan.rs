@@ -1,11 +1,12 @@
 //! Plans: a reader and its steps, as data.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::planner::{For, Prepared, compile};
-use super::{Calls, Function, Language};
+use super::{Calls, Function, Language, Spent};
 
 /// One operation of a plan, over callbacks or what stands for them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,8 +94,28 @@ pub struct StepInfo {
     pub name: &'static str,
     /// The callback as text; empty without.
     pub arg: String,
-    /// The operation of the plan, by position, whose time counts as this step's.
-    pub timed: Option<usize>,
+    /// What of the time of the plan's operations counts as this step's.
+    pub timed: Option<Timed>,
+}
+
+/// A part of the time that an operation of a plan took; the operation by position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Timed {
+    /// For the keys of records.
+    Extracting(usize),
+    /// All the rest.
+    Working(usize),
+}
+
+impl Timed {
+    /// That part.
+    pub fn of(self, operations: &[Spent]) -> Duration {
+        let spent = |at: usize| operations.get(at).copied().unwrap_or_default();
+        match self {
+            Self::Extracting(at) => spent(at).extracting,
+            Self::Working(at) => spent(at).working,
+        }
+    }
 }
 
 impl<F: Function> Step<Arc<F>> {
@@ -153,14 +174,17 @@ impl<F: Function> Step<Arc<F>> {
             Self::Collect => add("collect", "collect", None),
             Self::Limit { .. } => add("limit", "limit", None),
         }
-        // Of several steps the last one with a callback does the work.
         let steps = out.get_mut(begin..).unwrap_or_default();
+        if let Some(first) = steps.first_mut() {
+            first.timed = Some(Timed::Extracting(step));
+        }
+        // Of several steps the last one with a callback does the work.
         let at = steps
             .iter()
             .rposition(|info| !info.arg.is_empty())
             .unwrap_or(0);
         if let Some(info) = steps.get_mut(at) {
-            info.timed = Some(step);
+            info.timed = Some(Timed::Working(step));
         }
     }
 }

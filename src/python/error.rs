@@ -36,9 +36,9 @@ fn text_of(value: &Bound<'_, PyAny>) -> String {
     }
 }
 
-/// An error text is cut at so many bytes: one that quotes another one doubles its backslashes, and
-/// functions may call each other many levels deep.
-const LONGEST: usize = 16 << 10;
+/// A text with class or traceback is cut at so many bytes: one that quotes another one doubles its
+/// backslashes, and functions may call each other many levels deep.
+const LONGEST: usize = 1 << 20;
 
 fn bounded(mut text: String) -> String {
     if text.len() > LONGEST {
@@ -56,14 +56,14 @@ fn bounded(mut text: String) -> String {
 /// The text of an exception, in the three forms of RedisGears 1.x: the bare message of a flat
 /// error; the list of lines of the traceback; class and message where there is none.
 pub(super) fn error_text(py: Python<'_>, error: &PyErr) -> String {
+    if error.is_instance_of::<FlatError>(py) {
+        return text_of(error.value(py).as_any());
+    }
     bounded(whole_text(py, error))
 }
 
 fn whole_text(py: Python<'_>, error: &PyErr) -> String {
     let value = error.value(py);
-    if error.is_instance_of::<FlatError>(py) {
-        return text_of(value.as_any());
-    }
     if world().environment.tracebacks()
         && let Some(traceback) = error.traceback(py)
         && let Ok(lines) = py.import("traceback").and_then(|module| {

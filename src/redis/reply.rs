@@ -1,29 +1,48 @@
 //! Results to replies.
 
 use super::raw::Ctx;
+use super::{MODULE, Module};
 use crate::engine::{Item, Outcome, Results};
 
 /// `[[results...], [errors...]]`
 pub(super) fn outcome(ctx: Ctx<'_>, outcome: &Outcome) {
     ctx.array(2);
     ctx.array(outcome.results.len());
-    items(ctx, &outcome.results);
+    items_of_array(ctx, &outcome.results);
     ctx.array(outcome.errors.len());
     for error in &outcome.errors {
         ctx.bulk(error.as_bytes());
     }
 }
 
-/// The results one behind the other, without a head.
-pub(super) fn items(ctx: Ctx<'_>, results: &Results) {
+/// A result that is a reply of its own.
+pub(super) fn result(ctx: Ctx<'_>, result: &Results) {
+    match result.items().next() {
+        Some(Item::Error(text)) => ctx.error(text),
+        _ => items_of_array(ctx, result),
+    }
+}
+
+/// Results one behind the other, without a head.
+pub(super) fn items_of_array(ctx: Ctx<'_>, results: &Results) {
     for item in results.items() {
         match item {
             Item::Bulk(text) => ctx.bulk(text),
             Item::Status(text) => ctx.status(text),
-            Item::Error(text) => ctx.error(text),
+            Item::Error(text) => error_in_array(ctx, text),
             Item::Integer(number) => ctx.integer(number),
             Item::Array(len) => ctx.array(len),
         }
+    }
+}
+
+/// An error as an element of an array; as the text that the function gave, where it would do harm.
+fn error_in_array(ctx: Ctx<'_>, text: &[u8]) {
+    let harms = |module: &Module| module.server.script_fails_at_errors_in_arrays();
+    if MODULE.get().is_some_and(harms) {
+        ctx.bulk(&[b"-", text].concat());
+    } else {
+        ctx.error(text);
     }
 }
 
@@ -33,7 +52,7 @@ pub(super) fn results_or_error(ctx: Ctx<'_>, results: &Results, errors: &[String
         Some(error) => ctx.error(error.as_bytes()),
         None => {
             ctx.array(results.len());
-            items(ctx, results);
+            items_of_array(ctx, results);
         }
     }
 }

@@ -1,3 +1,5 @@
+import collections
+
 import pytest
 from env import HOLD, one_shard, pairs
 from server import wait_until
@@ -197,6 +199,37 @@ def test_steps_are_timed_on_demand(env):
     profiled = steps(env, finished(env, SLOW))
     assert max(profiled, key=lambda step: step["duration"])["arg"].startswith("<function <lambda>")
     assert sum(step["duration"] for step in profiled) >= 30
+
+
+@pytest.mark.parametrize(
+    ("operation", "expected"),
+    [
+        ("map(fail)", "map"),
+        ("groupby(slow, lambda k, a, r: 1)", "extractkey"),
+        ("groupby(lambda x: 1, slow)", "accumulatebykey"),
+        ("localgroupby(slow, lambda k, a, r: 1)", "extractkey"),
+        ("batchgroupby(slow, lambda k, r: 1)", "extractkey"),
+        ("batchgroupby(lambda x: x, slow)", "reduce"),
+        ("repartition(slow)", "extractkey"),
+    ],
+)
+def test_the_time_of_each_callback_is_that_of_its_step(env, operation, expected):
+    script = f"""
+    import time
+    def slow(*args):
+        time.sleep(0.02)
+        return args[-1]
+    def fail(x):
+        time.sleep(0.08)
+        raise ValueError(x)
+    GB('PythonReader', lambda: (x for x in range(4))).{operation}.run(mode='async_local')
+    """
+    env.config("ProfileExecutions", 1)
+    times = collections.Counter()
+    for step in steps(env, finished(env, script)):
+        times[step["type"]] += step["duration"]
+    assert times.pop(expected) >= 80
+    assert max(times.values()) < 50
 
 
 def test_durations(env):

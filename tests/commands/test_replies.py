@@ -115,6 +115,22 @@ def test_errors_are_bulk_strings(env, protocol):
     assert type(errors[0]) is bytes
 
 
+@pytest.mark.parametrize("expression", ["'-5'", "['a', '-5']", "[['-5'], 1]"])
+def test_errors_among_results_do_not_harm_lua(env, expression):
+    """Valkey 9 fails at them, and at every call of a script from then on."""
+    env.register(
+        f"GB('CommandReader').map(lambda x: {expression})"
+        ".register(trigger='t', mode='sync', convertToStr=False)"
+    )
+    run = f"GB('ShardsIDReader').map(lambda x: {expression}).run(convertToStr=False)"
+    identifier = env.start(run)
+    env.wait(identifier)
+    for words in [("RG.TRIGGER", "t"), ("RG.GETRESULTS", identifier)]:
+        reply = env.call("EVAL", "return type(redis.call(unpack(ARGV)))", 0, *words)
+        assert reply == b"table"
+        assert env.call("EVAL", "return redis.call('PING')", 0) == "PONG"
+
+
 def test_both_protocols_see_the_same_management_replies(env):
     identifier = env.start("GB('ShardsIDReader').map(lambda x: nope).run()")
     env.wait(identifier)

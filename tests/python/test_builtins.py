@@ -260,6 +260,15 @@ def test_flat_error_of_anything(env):
     assert env.errors(f"{one_shard([1])}.map(lambda x: flat_error([1])).run()") == ["[1]"]
 
 
+@pytest.mark.parametrize("raised", ["flat_error('x' * 100000)", "raise Exception('x' * 100000)"])
+def test_long_error_texts(env, raised):
+    """Nothing is cut from what a function may well say."""
+    (text,) = env.errors(f"def f(r):\n    {raised}\n{one_shard([1])}.map(f).run()")
+    assert "x" * 100000 in text
+    assert "bytes more" not in text
+    assert "x" * 100000 in env.refused(raised)
+
+
 def test_flat_error_without_traceback_setting(env):
     env.config("PythonAttemptTraceback", 0)
     assert env.errors(f"{one_shard([1])}.map(lambda x: flat_error('x')).run()") == ["x"]

@@ -126,7 +126,7 @@ pub(super) fn get_execution(module: &'static Module, ctx: Ctx<'_>, args: &Args<'
 fn send_described(ctx: Ctx<'_>, shards: &[Results]) {
     ctx.array(shards.len());
     for shard in shards {
-        reply::items(ctx, shard);
+        reply::items_of_array(ctx, shard);
     }
 }
 
@@ -171,7 +171,7 @@ pub(in crate::redis) fn describe(module: &Module, execution: &Execution<Cpython>
         out.push(Item::Array(8));
         text(&mut out, "type");
         text(&mut out, step.kind);
-        let spent = step.timed.and_then(|at| outcome.steps.get(at)).copied();
+        let spent = step.timed.map(|timed| timed.of(&outcome.steps));
         number(
             &mut out,
             "duration",

@@ -283,6 +283,16 @@ impl Server {
         *version >= if valkey { [8, 0, 0] } else { [7, 4, 0] }
     }
 
+    /// Whether a Lua script runs that takes an error inside of an array for its own, after which no
+    /// script of this server can call commands: Valkey 9.
+    pub(in crate::redis) fn script_fails_at_errors_in_arrays(self) -> bool {
+        if !is_main_thread() || !self.runs_script() {
+            return false;
+        }
+        let (valkey, version) = self.version();
+        valkey && *version >= [9, 0, 0]
+    }
+
     /// Whether it is Valkey, and which version. The server lock is held.
     fn version(self) -> (bool, &'static [u32; 3]) {
         static VERSION: OnceLock<(bool, [u32; 3])> = OnceLock::new();

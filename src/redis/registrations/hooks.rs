@@ -231,7 +231,7 @@ impl KeysCall {
 
 fn answer(ctx: Ctx<'_>, overridden: Option<&Results>, reply: Option<&Result<CallReply, String>>) {
     match (overridden, reply) {
-        (Some(overridden), _) => reply::items(ctx, overridden),
+        (Some(overridden), _) => reply::result(ctx, overridden),
         (None, Some(Ok(reply))) => ctx.call_reply(reply),
         (None, Some(Err(error))) => ctx.error(error.as_bytes()),
         (None, None) => ctx.error(b"Failed getting results from command execution"),
@@ -499,7 +499,7 @@ impl Registrations {
 fn one_result(ctx: Ctx<'_>, results: &Results, errors: &[String]) {
     match errors.first() {
         Some(error) => ctx.error(error.as_bytes()),
-        None if results.len() == 1 => reply::items(ctx, results),
+        None if results.len() == 1 => reply::result(ctx, results),
         None => ctx.error(NOT_ONE_RESULT.as_bytes()),
     }
 }
