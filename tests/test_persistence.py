@@ -711,6 +711,43 @@ def test_a_rewrite_of_the_file_during_a_pause(new_env):
     assert what_lasts(env) == expected
 
 
+def test_who_makes_a_child_is_not_replicated(new_env):
+    """Registrations were sent inside BGREWRITEAOF, CONFIG SET or PSYNC, which then were replicated
+    with them: a server with PSYNC in its file died at its next start."""
+    options = [*ALWAYS, "--aof-use-rdb-preamble", "no", "--repl-diskless-sync", "no"]
+    master, replica = new_env(options=options), new_env()
+    master.register(ALL_KINDS)
+    expected = what_lasts(master)
+    replica.follow(master)
+    master.client.bgsave()
+    assert incremental(master).count(b"INNERREGISTER") == 1
+    wait_until(lambda: not master.client.info("persistence")["rdb_bgsave_in_progress"])
+    master.client.bgrewriteaof()
+    wait_until(master.aof_is_written)
+    master.client.config_set("appendonly", "no")
+    master.client.config_set("appendonly", "yes")
+    wait_until(master.aof_is_written)
+    written = incremental(master)
+    assert b"INNERREGISTER" in written
+    for name in (b"PSYNC", b"BGSAVE", b"BGREWRITEAOF", b"CONFIG"):
+        assert name not in written.upper()
+    assert replica.client.config_get("appendonly") == {"appendonly": "no"}
+    master.crash()
+    assert what_lasts(master) == expected
+
+
+def test_a_reload_in_which_functions_write_is_not_replicated(new_env):
+    """What onRegistered wrote was replicated with DEBUG RELOAD, so that replicas and the next start
+    did it as well."""
+    env = new_env(options=ALWAYS)
+    env.register("GB().register('k', onRegistered=lambda: execute('incr', 'begun'))")
+    env.reload()
+    assert env.client.get("begun") == "2"
+    assert b"RELOAD" not in incremental(env)
+    env.crash()
+    assert env.client.get("begun") == "3"
+
+
 def incremental(env):
     (path,) = (env.server.folder / "appendonlydir").glob("*.incr.aof")
     return path.read_bytes()

@@ -449,8 +449,7 @@ extern "C" fn info(ctx: *mut RedisModuleInfoCtx, for_crash_report: c_int) {
         }
         if info.section(c"python_requirements") {
             for requirement in module.requirements.list() {
-                let listed = module.requirements.is_listed(&requirement);
-                commands::requirement_info(&info, &requirement, listed);
+                commands::requirement_info(module, &info, &requirement);
             }
         }
         if let (Some(cluster), true) = (module.cluster(), info.section(c"cluster")) {

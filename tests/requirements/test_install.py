@@ -215,6 +215,21 @@ def test_forced_upgrades_list_what_is_used_now(env, package):
     assert listed_now() == [f"{package}==3"]
 
 
+def test_what_was_replaced_a_moment_ago_uses_nothing(env, package):
+    """Its functions are kept for a while, for other shards; its requirements stayed listed."""
+    first, second = f"{package}==3", f"{package}==4"
+    env.register(registers(package), "ID", "test", "REQUIREMENTS", first)
+    for _ in range(2):
+        env.register(registers(package), "ID", "test", "UPGRADE", "REQUIREMENTS", first)
+    assert [entry["RefCount"] for entry in listed(env, first)] == [2] * env.shard_count
+    env.register(registers(package), "ID", "test", "UPGRADE", "REQUIREMENTS", second)
+    for shard in env.shards:
+        assert [name for name in requirements(shard) if package in name] == [second]
+    env.register("GB().register('k')", "ID", "test", "UPGRADE")
+    for shard in env.shards:
+        assert not [name for name in requirements(shard) if package in name]
+
+
 def test_a_forced_reinstallation_of_the_same_version(env, package):
     name = f"{package}==3"
     env.register(identity(package), "ID", "test", "REQUIREMENTS", name)

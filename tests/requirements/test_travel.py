@@ -43,9 +43,11 @@ def test_all_lives(durable, package):
     assert env.trigger("version") == ["1"]
 
 
+AOF_WITHOUT_RDB = ["--appendonly", "yes", "--appendfsync", "always", "--aof-use-rdb-preamble", "no"]
+
+
 def test_all_lives_of_an_aof_without_rdb(new_env, package):
-    options = ["--appendonly", "yes", "--appendfsync", "always", "--aof-use-rdb-preamble", "no"]
-    env, (name, path) = new_env(options=options), package
+    env, (name, path) = new_env(options=AOF_WITHOUT_RDB), package
     env.register(registers(name), "ID", "test", "REQUIREMENTS", path)
     gone(path)
     env.restart()
@@ -54,6 +56,16 @@ def test_all_lives_of_an_aof_without_rdb(new_env, package):
     wait_until(env.aof_is_written)
     env.restart()
     assert env.trigger("version") == ["1"]
+    assert is_ready(requirements(env)[path])
+
+
+def test_a_rewrite_of_an_aof_without_rdb_and_without_registrations(new_env, package):
+    env, (name, path) = new_env(options=AOF_WITHOUT_RDB), package
+    env.results(versions(name), "REQUIREMENTS", path)
+    gone(path)
+    env.client.bgrewriteaof()
+    wait_until(env.aof_is_written)
+    env.restart()
     assert is_ready(requirements(env)[path])
 
 

@@ -1,7 +1,7 @@
 //! RG.PYDUMPSESSIONS: the sessions of this shard.
 
 use super::registrations::{describe, text_or_null};
-use super::requirements;
+use super::requirements::{self, Holders};
 use crate::redis::Module;
 use crate::redis::raw::{Args, Ctx};
 use crate::redis::registrations::ListedSession;
@@ -85,8 +85,7 @@ fn dump(module: &'static Module, ctx: Ctx<'_>, listed: &ListedSession, verbose: 
     ctx.array(requirements.len());
     for requirement in requirements {
         if verbose {
-            let listed = module.requirements.is_listed(requirement);
-            requirements::describe(ctx, requirement, listed, 0);
+            requirements::describe(ctx, requirement, Holders::of(module, requirement));
         } else {
             reply::text(ctx, requirement.name());
         }

@@ -22,19 +22,37 @@ fn yes(so: bool) -> &'static str {
     if so { "yes" } else { "no" }
 }
 
-/// How many hold it: the list, and each session.
-fn references(requirement: &Requirement, listed: bool) -> u64 {
-    requirement.users() as u64 + u64::from(listed)
+/// Who holds a requirement.
+#[derive(Clone, Copy)]
+pub(super) struct Holders {
+    /// The list.
+    listed: bool,
+    /// Sessions, and commands.
+    users: usize,
 }
 
-/// A requirement, as listings show it; `more` hold it besides.
-pub(super) fn describe(ctx: Ctx<'_>, requirement: &Requirement, listed: bool, more: u64) {
+impl Holders {
+    /// Those of now. The server lock is held.
+    pub(super) fn of(module: &Module, requirement: &Requirement) -> Self {
+        Self {
+            listed: module.requirements.is_listed(requirement),
+            users: module.registrations.users_of(requirement),
+        }
+    }
+
+    fn references(self) -> u64 {
+        self.users as u64 + u64::from(self.listed)
+    }
+}
+
+/// A requirement, as listings show it.
+pub(super) fn describe(ctx: Ctx<'_>, requirement: &Requirement, holders: Holders) {
     ctx.array(18);
     reply::number(ctx, "GearReqVersion", VERSION);
     describe_wheels(ctx, requirement);
     reply::field(ctx, "Path", &requirement.folder().to_string_lossy());
-    reply::number(ctx, "RefCount", references(requirement, listed) + more);
-    reply::field(ctx, "IsInReqDictionary", yes(listed));
+    reply::number(ctx, "RefCount", holders.references());
+    reply::field(ctx, "IsInReqDictionary", yes(holders.listed));
 }
 
 /// The same, as older releases had it.
@@ -63,7 +81,8 @@ fn describe_wheels(ctx: Ctx<'_>, requirement: &Requirement) {
 }
 
 /// A requirement in INFO.
-pub(in crate::redis) fn info(info: &Info, requirement: &Requirement, listed: bool) {
+pub(in crate::redis) fn info(module: &Module, info: &Info, requirement: &Requirement) {
+    let holders = Holders::of(module, requirement);
     let wheels = requirement.wheels();
     let quoted: Vec<_> = wheels.iter().flatten().map(|w| format!("'{w}'")).collect();
     let text = format!(
@@ -74,8 +93,8 @@ pub(in crate::redis) fn info(info: &Info, requirement: &Requirement, listed: boo
         requirement.os(),
         quoted.join("|"),
         requirement.folder().display(),
-        references(requirement, listed),
-        yes(listed),
+        holders.references(),
+        yes(holders.listed),
     );
     info.named_text(&crate::python::shown(requirement.name()), &text);
 }
@@ -90,8 +109,7 @@ pub(super) fn dump(module: &'static Module, ctx: Ctx<'_>, _args: &Args<'_>) {
             describe_as_of_old(ctx, &requirement);
             continue;
         }
-        let listed = module.requirements.is_listed(&requirement);
-        describe(ctx, &requirement, listed, 0);
+        describe(ctx, &requirement, Holders::of(module, &requirement));
     }
 }
 
@@ -107,14 +125,16 @@ pub(super) fn export(module: &'static Module, ctx: Ctx<'_>, args: &Args<'_>) {
     if requirement.wheels().is_none() {
         return ctx.error(b"Requirement was not installed yet");
     }
+    let mut holders = Holders::of(module, &requirement);
+    holders.users += 1;
     if !ctx.may_block() {
-        return answer_export(ctx, &requirement, read(&requirement));
+        return answer_export(ctx, &requirement, holders, read(&requirement));
     }
     let client = ctx.block();
     // Wheels are read where nobody waits for it.
     module.run(Box::new(move || {
         let payload = read(&requirement);
-        client.reply(|ctx| answer_export(ctx, &requirement, payload));
+        client.reply(|ctx| answer_export(ctx, &requirement, holders, payload));
     }));
 }
 
@@ -136,13 +156,18 @@ fn read(requirement: &Requirement) -> Result<Vec<u8>, String> {
     Ok(payload.encode())
 }
 
-fn answer_export(ctx: Ctx<'_>, requirement: &Requirement, payload: Result<Vec<u8>, String>) {
+fn answer_export(
+    ctx: Ctx<'_>,
+    requirement: &Requirement,
+    holders: Holders,
+    payload: Result<Vec<u8>, String>,
+) {
     let payload = match payload {
         Ok(payload) => payload,
         Err(error) => return ctx.error(error.as_bytes()),
     };
     ctx.array(2);
-    describe(ctx, requirement, true, 1);
+    describe(ctx, requirement, holders);
     let chunks = Payload::chunks(&payload);
     ctx.array(chunks.len());
     for chunk in chunks {

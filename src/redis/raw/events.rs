@@ -102,8 +102,7 @@ pub(in crate::redis) fn has_jobs() -> bool {
 /// reach replicas and AOF before the command. A server without such jobs (Redis 7.0) has it run by
 /// [`run_jobs`]: before the next command, or before the replies are sent.
 pub(in crate::redis) fn after_event(ctx: EventCtx, job: Job) {
-    jobs().push_back(job);
-    WAITING.fetch_add(1, Ordering::Relaxed);
+    after_command(job);
     // SAFETY: called inside the event; nothing is handed over.
     unsafe {
         if let Some(add) = api::RedisModule_AddPostNotificationJob
@@ -113,6 +112,14 @@ pub(in crate::redis) fn after_event(ctx: EventCtx, job: Job) {
             SCHEDULED.store(false, Ordering::Relaxed);
         }
     }
+}
+
+/// Runs a job when the command that the server is in, if any, is done, and before its reply is sent.
+/// What is written while the command runs makes the server replicate the command itself: DEBUG RELOAD,
+/// PSYNC. The server lock is held.
+pub(in crate::redis) fn after_command(job: Job) {
+    jobs().push_back(job);
+    WAITING.fetch_add(1, Ordering::Relaxed);
 }
 
 extern "C" fn scheduled(_ctx: *mut RedisModuleCtx, _data: *mut c_void) {

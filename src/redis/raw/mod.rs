@@ -34,8 +34,8 @@ pub(super) use cluster::{in_slot_of, listen_to_bus};
 pub(super) use context::{Args, BlockedClient, Ctx};
 pub(super) use data_type::{Aux, Before, Loaded, TimerKeys, Writer, create_type};
 pub(super) use events::{
-    EventCtx, Filtered, after_event, filter_commands, goes_past_hooks, has_jobs, has_waiting_jobs,
-    past_hooks, run_jobs, run_jobs_before_command, subscribe_to_keys,
+    EventCtx, Filtered, after_command, after_event, filter_commands, goes_past_hooks, has_jobs,
+    has_waiting_jobs, past_hooks, run_jobs, run_jobs_before_command, subscribe_to_keys,
 };
 pub(super) use keys::{
     EntryId, Fields, Key, Scan, Visitor, is_opening, key_type, last_entry, with_key, with_stream,

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use super::timers::{TIME_EVENT, registrations};
 use super::{REGISTRATIONS, Registrations, State, Waiting};
 use crate::engine::wire::{BundleWire, RegistrationWire, SessionWire, Version, seal, unseal};
-use crate::engine::{Id, LogLevel};
+use crate::engine::{Command, Id, LogLevel, Reply};
 use crate::python::{self, Session};
 use crate::redis::MODULE;
 use crate::redis::raw::{self, Args, Aux, Before, Ctx, Loaded, TimerKeys, Writer};
@@ -232,15 +232,23 @@ impl Registrations {
         self.state().after_load.clear();
     }
 
-    /// It is loaded.
+    /// It is loaded. What functions do now waits for the end of DEBUG RELOAD, if this is one.
     pub(in crate::redis) fn loaded(&'static self) {
         self.loading.store(false, Ordering::Relaxed);
+        self.listen();
+        raw::after_command(Box::new(|| self.begin_loaded()));
+    }
+
+    /// Begins with what was loaded.
+    fn begin_loaded(&'static self) {
+        if self.is_loading() {
+            return;
+        }
         let registered = std::mem::take(&mut self.state().after_load);
         for function in registered {
             let callback = function.on_registered.as_ref();
             self.call_back(&function, callback, "OnRegistered");
         }
-        self.listen();
         self.start_streams();
     }
 
@@ -248,26 +256,33 @@ impl Registrations {
     /// registrations: they are sent again, into the part of the AOF that begins now. Whoever has
     /// them already ignores that.
     pub(in crate::redis) fn forked(&'static self) {
-        if self.len() == 0 {
+        if self.len() == 0 && requirements::is_empty() {
             return;
         }
-        let config = |name: &[u8]| {
-            let command = crate::engine::Command::of(&[b"CONFIG", b"GET", name]);
-            match self.server.read(&command) {
-                Ok(crate::engine::Reply::Array(mut pair)) => pair.pop(),
-                _ => None,
-            }
-        };
-        let is = |name: &[u8], want: &[u8]| {
-            config(name) == Some(crate::engine::Reply::Bytes(want.to_vec()))
+        let ask = |words: &[&[u8]]| self.server.read(&Command::of(words)).ok();
+        let is = |name: &[u8], want: &[u8]| match ask(&[b"CONFIG", b"GET", name]) {
+            Some(Reply::Array(mut pair)) => pair.pop() == Some(Reply::Bytes(want.to_vec())),
+            _ => false,
         };
         if !is(b"aof-use-rdb-preamble", b"no") || !is(b"appendonly", b"yes") {
             return;
         }
+        let rewrites = match ask(&[b"INFO", b"persistence"]) {
+            Some(Reply::Bytes(info)) => info
+                .split(|&byte| byte == b'\n')
+                .any(|line| line.trim_ascii() == b"aof_rewrite_in_progress:1"),
+            _ => true,
+        };
+        if rewrites {
+            raw::after_command(Box::new(|| self.send_all_when_unpaused()));
+        }
+    }
+
+    /// Sends all registrations, when clients go on if nothing may be sent now. The server lock is held.
+    fn send_all_when_unpaused(&'static self) {
         if !self.server.is_paused() {
             return self.send_all();
         }
-        // Nothing may be sent now: when clients go on.
         if let Some(module) = MODULE.get() {
             module.run(Box::new(|| self.lock.with(|_| self.send_all())));
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Fires, Registrations};
 use crate::engine::wire::{BundleWire, RegistrationWire, SessionWire};
 use crate::engine::{Id, LogLevel};
-use crate::python::{self, Session};
+use crate::python::{self, Requirement, Session};
 
 /// A registration that could not be made, with what it is made of.
 struct Waiting {
@@ -13,6 +13,16 @@ struct Waiting {
     wire: RegistrationWire,
     session: Arc<Session>,
     session_wire: SessionWire,
+}
+
+/// How many sessions use a requirement, without some.
+fn users_but(requirement: &Requirement, some: &[Arc<Session>]) -> usize {
+    let uses = |session: &&Arc<Session>| {
+        let mut all = session.requirements().iter();
+        all.any(|one| one.build() == requirement.build())
+    };
+    let without = some.iter().filter(uses).count();
+    requirement.users().saturating_sub(without)
 }
 
 impl Registrations {
@@ -25,8 +35,19 @@ impl Registrations {
     /// They are replaced: requirements that only they used are listed no more. The server lock is held.
     pub(super) fn release(&self, sessions: Vec<Arc<Session>>) {
         for session in sessions {
-            self.requirements.unlink(session.requirements());
+            let mut gone = self.left_for_others();
+            if !gone.iter().any(|other| Arc::ptr_eq(other, &session)) {
+                gone.push(session.clone());
+            }
+            let only = session.requirements().iter();
+            let only = only.filter(|one| users_but(one, &gone) == 0).cloned();
+            self.requirements.unlink(&only.collect::<Vec<_>>());
         }
+    }
+
+    /// How many sessions use a requirement. The server lock is held.
+    pub(in crate::redis) fn users_of(&self, requirement: &Requirement) -> usize {
+        users_but(requirement, &self.left_for_others())
     }
 
     /// Requirements were installed after what needs them came: those registrations run from now on. On

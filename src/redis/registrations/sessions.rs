@@ -329,6 +329,23 @@ impl Registrations {
         drop(gone);
     }
 
+    /// Sessions of which nothing is left but functions that other shards may still start. They hold
+    /// no requirements, as far as anybody can see. The server lock is held.
+    pub(super) fn left_for_others(&self) -> Vec<Arc<Session>> {
+        let mut left: Vec<Arc<Session>> = Vec::new();
+        for (_, function) in &self.state().replaced.0 {
+            let session: &Arc<Session> = &function.plan.context;
+            if !left.iter().any(|other| Arc::ptr_eq(other, session)) {
+                left.push(session.clone());
+            }
+        }
+        if !left.is_empty() {
+            let uses = self.uses();
+            left.retain(|one| one.handles() == 0 && !uses.contains_key(&Arc::as_ptr(one)));
+        }
+        left
+    }
+
     /// Lets go of functions that were replaced some time ago. The server lock is held.
     pub(in crate::redis) fn forget_replaced(&self) {
         let gone = self.state().replaced.expired();

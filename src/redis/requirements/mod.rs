@@ -291,9 +291,8 @@ impl Requirements {
     }
 
     /// A session was replaced: what only it used is listed no more. The server lock is held.
-    pub(super) fn unlink(&self, requirements: &[Arc<Requirement>]) {
-        let only = requirements.iter().filter(|one| one.users() <= 1);
-        drop(self.leave(&only.cloned().collect::<Vec<_>>()));
+    pub(super) fn unlink(&self, only: &[Arc<Requirement>]) {
+        drop(self.leave(only));
     }
 
     /// A data set begins to be loaded: it brings its own requirements. The server lock is held.
