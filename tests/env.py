@@ -108,6 +108,10 @@ class Env:
     def all_held(self):
         return all(self.each(lambda shard: shard.client.exists(shard.key("held"))))
 
+    def rests(self):
+        """Whether no shard is at work: executions that wait are parked by now."""
+        return all(self.each(lambda shard: shard.server.rests()))
+
     def go(self):
         self.each(lambda shard: shard.client.set(shard.key("go"), 1))
 

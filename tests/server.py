@@ -105,6 +105,24 @@ class Server:
     def pid(self):
         return self.process.pid
 
+    def rests(self):
+        """Whether none of the threads that run functions wants a processor, for a few moments."""
+
+        def sleeping(thread):
+            try:
+                stat = (thread / "stat").read_text()
+            except OSError:
+                return True  # it has just ended
+            # `id (name) state ...`
+            name, _, rest = stat.partition("(")[2].rpartition(")")
+            return not name.startswith("geartrain-pool") or rest.split()[0] == "S"
+
+        for _ in range(3):
+            if not all(map(sleeping, pathlib.Path(f"/proc/{self.pid}/task").iterdir())):
+                return False
+            time.sleep(0.005)
+        return True
+
     def running(self):
         return self.process is not None and self.process.poll() is None
 

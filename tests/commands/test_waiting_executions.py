@@ -18,6 +18,7 @@ def waiting_run(env, steps="map(wait)", words=""):
     identifier = env.start(f"{WAITING}GB('ShardsIDReader').{steps}.run({words})")
     wait_until(env.all_held)
     wait_until(lambda: env.status(identifier) == "running")
+    wait_until(env.rests)
     return identifier
 
 
@@ -95,6 +96,7 @@ def test_abort_of_a_client_that_waits(env):
         env.server, "RG.PYEXECUTE", f"{WAITING}GB('ShardsIDReader').map(wait).run()"
     ) as wire:
         wait_until(env.all_held)
+        wait_until(env.rests)
         (identifier,) = env.executions()
         env.call("RG.ABORTEXECUTION", identifier)
         assert wire.receive() == [[], []]
