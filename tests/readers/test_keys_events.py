@@ -688,3 +688,16 @@ def test_a_key_that_is_deleted_and_comes_back(env, how):
     )
     env.client.delete("k1")
     wait_until(lambda: env.log_list()[-1] == "del empty None")
+
+
+@pytest.mark.parametrize("command", [["GETSET", "k", "v"], ["SET", "k", "v", "GET"]])
+def test_a_key_that_is_missed_by_what_writes_it(env, command):
+    """It did not exist at that moment: nobody deleted it."""
+    listen(
+        env,
+        log="foreach(lambda r: execute('rpush', 'log{k}', f"
+        "\"{r['event']} {r['type']} {r['value']}\"))",
+    )
+    assert env.client.execute_command(*command) is None
+    wait_until(lambda: env.client.llen("log{k}") == 2)
+    assert env.client.lrange("log{k}", 0, -1) == ["keymiss empty None", "set string v"]

@@ -266,8 +266,10 @@ impl Registrations {
                     Err(error) => (Err(error), false),
                 };
                 // A key that was deleted may be there again when the transaction or script is done.
-                // The function would be wrong to do away with what is left of it.
-                let event = gone.then(|| event.keep());
+                // The function would be wrong to do away with what is left of it. One that was missed
+                // was not deleted: GETSET misses what it writes.
+                let deleted = gone && event.name != b"keymiss";
+                let event = deleted.then(|| event.keep());
                 let job = move || {
                     let back = event.filter(|event| {
                         let now = raw::key_type(self.server, event.database, &event.key);
