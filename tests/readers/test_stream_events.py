@@ -713,3 +713,20 @@ def test_the_slowest_of_many_clients(env):
         pipe.execute()
     for stream in range(8):
         env.wait_log([str(n) for n in range(100)], f"log s{stream}")
+
+
+@pytest.mark.parametrize("mode", ["sync", "async_local", "async"])
+def test_no_event_comes_of_remembering_what_is_processed(env, mode):
+    env.register(
+        "GB().foreach(lambda r: execute('rpush', 'events{s}', r['event']))"
+        ".register('s', mode='async_local')"
+    )
+    listen(env, mode=mode, arguments="trimStream=False")
+    for n in (1, 2):
+        add(env, f"{n}-0")
+        env.wait_log([f"{m}-0" for m in range(1, n + 1)])
+    env.client.xgroup_setid("s", "__gears_consumer_group__", "2-0")
+    wait_until(lambda: "xgroup-setid" in env.client.lrange("events{s}", 0, -1))
+    events = env.client.lrange("events{s}", 0, -1)
+    expected = ["xadd", "xadd", "xgroup-create", "xgroup-createconsumer", "xgroup-setid"]
+    assert sorted(events) == expected

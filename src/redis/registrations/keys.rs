@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::index::Names;
+use super::streams::is_own_note;
 use super::{Function, Registrations};
 use crate::engine::{
     Caller, Chunk, Execution, KeyType, KeysTrigger, Lane, Launch, Mode, Need, Reader, RecordError,
@@ -204,6 +205,9 @@ impl Registrations {
     /// A key changed. The server lock is held.
     pub(super) fn on_key_event(&'static self, ctx: EventCtx, event: &[u8], key: &[u8]) {
         if KEYS_ACTIVE.load(Ordering::Relaxed) || (event == b"keymiss" && raw::is_opening()) {
+            return;
+        }
+        if is_own_note(event) {
             return;
         }
         let mut found = Vec::new();

@@ -46,6 +46,12 @@ const TRIM_AT: u64 = 100;
 /// Whether the groups are changed by us. Under the server lock.
 static OWN: AtomicBool = AtomicBool::new(false);
 
+/// Whether an event is the module's own note of what a function has processed. In RedisGears 1.x no
+/// event came of that.
+pub(super) fn is_own_note(event: &[u8]) -> bool {
+    event == b"xgroup-setid" && OWN.load(Ordering::Relaxed)
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Status {
     Ok,
