@@ -10,7 +10,7 @@ use crate::engine::ShardId;
 pub type Answers = Box<dyn FnOnce(Vec<(ShardId, Result<Vec<u8>, String>)>) + Send>;
 
 /// The text of RedisGears 1.x for shards that do not answer.
-const SILENT: &str = "Execution max idle reached";
+pub const SILENT: &str = "Execution max idle reached";
 
 /// All questions that wait.
 #[derive(Default)]

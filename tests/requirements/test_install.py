@@ -120,7 +120,7 @@ def test_wheels_that_can_not_be_installed(env):
     assert not files_in(env, f"{name}.py")
 
 
-@pytest.mark.parametrize("name", ["-r x", "--help", "", " ", "a\nb", "a\0b", "x" * 2000])
+@pytest.mark.parametrize("name", ["-r x", "--help", "", " ", "a\nb", "a\0b", "x" * 2000, b"\xff"])
 def test_what_can_be_no_requirement(env, name):
     assert env.refused("GB().run()", "REQUIREMENTS", name).startswith("Could not satisfy requirem")
     assert env.still_runs()
@@ -155,6 +155,23 @@ def test_a_known_requirement_is_shared(env, package):
     assert [entry["Path"] for entry in listed(env, name)] == paths
     assert [entry["RefCount"] for entry in listed(env, name)] == [3] * env.shard_count
     assert env.each(lambda shard: shard.trigger("other")) == [["3"]] * env.shard_count
+
+
+def test_wheels_that_somebody_removed(env, package):
+    """The shard that is asked has nothing to give to others; a reinstallation gets it again."""
+    name = f"{package}==3"
+    env.register(registers(package), "ID", "test", "REQUIREMENTS", name)
+    entry = requirements(env)[name]
+    wheel = pathlib.Path(entry["Path"], *entry["Wheels"])
+    wheel.unlink()
+    assert env.error("RG.PYEXPORTREQ", name) == f"Could not open file {wheel}"
+    for script in (registers(package, "other"), versions(package), "1", "no Python"):
+        assert env.refused(script, "REQUIREMENTS", name) == "Failed serializing session"
+    assert env.refused(registers(package), "ID", "test", "UPGRADE", "REQUIREMENTS", name)
+    assert env.each(lambda shard: shard.trigger("version")) == [["3"]] * env.shard_count
+    words = ["UPGRADE", "FORCE_REINSTALL_REQUIREMENTS", "REQUIREMENTS", name]
+    env.register(registers(package), "ID", "test", *words)
+    assert env.results(versions(package), "REQUIREMENTS", name) == ["3"] * env.shard_count
 
 
 def identity(package):

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 
 import pytest
 from env import pairs
@@ -194,6 +195,26 @@ def test_import_on_all_shards(new_env, new_cluster, package):
     assert cluster.call("RG.PYIMPORTREQ", *chunks) == b"OK"
     assert all(map(is_ready, listed(cluster, path)))
     assert cluster.results(versions(name)) == ["1"] * 3
+
+
+def test_shards_that_are_silent(new_cluster, package):
+    """However many there are, they are one error."""
+    env, (name, path) = new_cluster(), package
+    env.register(registers(name), "REQUIREMENTS", path)
+    _, chunks = exported(env, path)
+    env.config("PythonInstallReqMaxIdleTime", 300)
+    stopped = [shard.server.process for shard in env.shards[1:]]
+    for process in stopped:
+        process.send_signal(signal.SIGSTOP)
+    try:
+        silent = "Execution max idle reached"
+        assert env.error("RG.PYIMPORTREQ", *chunks) == silent
+        script = registers(name, "other")
+        assert env.call("RG.PYEXECUTE", script, "REQUIREMENTS", path) == [silent]
+        assert env.refused(versions(name), "REQUIREMENTS", path) == silent
+    finally:
+        for process in stopped:
+            process.send_signal(signal.SIGCONT)
 
 
 def test_an_import_that_is_cut_off(env, wheels):

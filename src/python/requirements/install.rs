@@ -29,11 +29,12 @@ const TROUBLE: [&str; 4] = [
 ];
 
 /// What it says if it is the package's own fault, as it will be next time.
-const HOPELESS: [&str; 5] = [
+const HOPELESS: [&str; 6] = [
     "Failed building wheel",
     "metadata-generation-failed",
     "build backend",
     "Invalid requirement",
+    "Invalid marker",
     "is not a supported wheel on this platform",
 ];
 
@@ -157,6 +158,10 @@ mod tests {
             false,
         );
         check(&["ERROR: Failed building wheel for x"], true);
+        check(
+            &["packaging.markers.InvalidMarker: Invalid marker: 'x'"],
+            true,
+        );
         check(&["error: subprocess-exited-with-error"], false);
         check(&[], false);
     }

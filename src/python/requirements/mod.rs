@@ -174,6 +174,12 @@ impl Requirement {
         self.folder.join(file)
     }
 
+    /// Whether its wheels are where they were put, for others to have them.
+    pub(crate) fn has_wheels(&self) -> bool {
+        let wheels = self.wheels();
+        wheels.is_some_and(|wheels| wheels.iter().all(|file| self.wheel(file).is_file()))
+    }
+
     /// Whether modules can be imported from it.
     pub(crate) fn is_installed(&self) -> bool {
         self.state().stage == Stage::Installed

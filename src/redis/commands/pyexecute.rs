@@ -10,6 +10,9 @@ use crate::redis::reply;
 use crate::redis::requirements::Wanted;
 use crate::redis::{Module, cluster};
 
+/// What can be no requirement, since pip takes text.
+const NOT_TEXT: &str = "Could not satisfy requirements: a requirement is not UTF-8";
+
 /// The words after the script.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Options {
@@ -43,7 +46,7 @@ impl Options {
                 b"REQUIREMENTS" => {
                     for name in words.by_ref() {
                         let name = std::str::from_utf8(name);
-                        let name = name.map_err(|_| "a requirement is not UTF-8")?;
+                        let name = name.map_err(|_| NOT_TEXT)?;
                         options.requirements.push(name.to_owned());
                     }
                 }
@@ -149,6 +152,10 @@ impl Start {
         for requirement in &requirements {
             if !requirement.wait(most) {
                 let text = Failure::Install.text().as_bytes();
+                return self.client.reply(|ctx| ctx.error(text));
+            }
+            if !requirement.has_wheels() {
+                let text = b"Failed serializing session";
                 return self.client.reply(|ctx| ctx.error(text));
             }
         }

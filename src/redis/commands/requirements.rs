@@ -1,5 +1,6 @@
 //! Requirements: listed, exported, imported.
 
+use crate::cluster::SILENT;
 use crate::engine::wire::RequirementWire;
 use crate::python::{Payload, Requirement};
 use crate::redis::Module;
@@ -227,9 +228,10 @@ fn install(module: &'static Module, bytes: &[u8]) -> Result<(), String> {
         return Err(NOT_IMPORTED.into());
     }
     requirements.publish(one);
-    match requirements.spread(one).as_slice() {
-        [] => Ok(()),
-        _ => Err(NOT_IMPORTED.into()),
+    match requirements.spread(one).first() {
+        None => Ok(()),
+        Some(error) if error == SILENT => Err(SILENT.into()),
+        Some(_) => Err(NOT_IMPORTED.into()),
     }
 }
 

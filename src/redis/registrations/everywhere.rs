@@ -184,11 +184,13 @@ impl Registrations {
             transaction: transaction.to_owned(),
             bundle: bundle.clone(),
         };
-        let refused: Vec<_> = self
+        let mut refused: Vec<_> = self
             .ask(module, &question, bundle)
             .into_iter()
             .filter_map(|(_, answer)| answer.err())
             .collect();
+        // All shards that are silent are one error, without a name: it is the last one.
+        refused.dedup();
         if refused.is_empty() {
             Ok(())
         } else {
