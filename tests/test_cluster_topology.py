@@ -20,6 +20,11 @@ def test_replicas_are_no_shards(new_cluster):
     for replica in env.servers[3:]:
         assert replica.ask("RG.PYEXECUTE", IDS).startswith("READONLY")
         assert replica.ask("RG.DUMPEXECUTIONS") == []
+        # It lists them, but has nothing to say to them.
+        me, own, my_run, run, nodes = replica.ask("RG.INFOCLUSTER")
+        assert (me, own, my_run, len(run)) == (b"MyId", replica.id.encode(), b"MyRunId", 40)
+        assert {node[1] for node in nodes} == masters
+        assert {(node[8], node[9], node[15]) for node in nodes} == {(b"runid", None, 0)}
 
 
 def test_one_shard_is_alone_until_another_one_joins(new_cluster):

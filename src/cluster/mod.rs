@@ -353,12 +353,12 @@ impl Cluster {
                     shard: shard.clone(),
                     run_id: match link {
                         Some(link) => link.run_id(),
-                        None => Some(self.run_id.clone()),
+                        None => (shard.id == topology.me).then(|| self.run_id.clone()),
                     },
                     pending: link.map_or(0, |link| link.pending()),
                 }
             };
-            topology.shards().iter().map(listed).collect()
+            topology.listed().iter().map(listed).collect()
         })
     }
 

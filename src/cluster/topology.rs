@@ -50,6 +50,8 @@ pub struct Topology {
     shards: Vec<Shard>,
     /// Other masters, which have no slots: they may run functions too, and get registrations.
     idle: Vec<Shard>,
+    /// What a replica sees: all masters that have slots, by id. It has nothing to do with them.
+    seen: Vec<Shard>,
     slots: Slots,
     /// A slot that comes to this shard or leaves it just now.
     moving: Option<u16>,
@@ -113,6 +115,7 @@ impl Topology {
             me,
             shards,
             idle,
+            seen: Vec::new(),
             slots,
             moving: None,
             tag: OnceLock::new(),
@@ -126,7 +129,7 @@ impl Topology {
         if !nodes.lines().last()?.starts_with("vars ") || !nodes.ends_with('\n') {
             return None;
         }
-        let (mut me, mut moving) = (None, None);
+        let (mut me, mut moving, mut follows) = (None, None, false);
         let mut masters = Vec::new();
         for line in nodes.lines() {
             let mut words = line.split(' ').filter(|word| !word.is_empty());
@@ -141,11 +144,8 @@ impl Topology {
             // Its master, when it pinged and ponged, its epoch and the state of its link.
             let slots: Vec<_> = words.skip(5).collect();
             if is("myself") {
-                if is("slave") {
-                    // Its master does what there is to do.
-                    return Some(Self::new(id, []));
-                }
                 me = Some(id);
+                follows = is("slave");
                 moving = slots.iter().find_map(|word| parse_moving(word));
             }
             let ranges: Vec<_> = slots.into_iter().filter_map(parse_range).collect();
@@ -162,6 +162,15 @@ impl Topology {
             }
         }
         let me = me?;
+        if follows {
+            // Its master does what there is to do.
+            let mut seen = Self::new(me, masters).shards;
+            seen.retain(|shard| shard.id != me);
+            return Some(Self {
+                seen,
+                ..Self::new(me, [])
+            });
+        }
         Some(Self {
             moving,
             ..Self::new(me, masters)
@@ -176,6 +185,15 @@ impl Topology {
     /// Those that run what starts here, by id: the shards with slots, and this one.
     pub fn shards(&self) -> &[Shard] {
         &self.shards
+    }
+
+    /// Those that have slots, by id, and this one unless it is a replica.
+    pub fn listed(&self) -> &[Shard] {
+        if self.seen.is_empty() {
+            &self.shards
+        } else {
+            &self.seen
+        }
     }
 
     /// The shard of this id.
@@ -447,6 +465,9 @@ mod tests {
         let replica = replica.replacen("myself,master", "master", 1);
         let replica = Topology::parse(&replica, false).expect("this server is in it");
         assert_eq!((replica.me, replica.is_cluster()), (id(b'b'), false));
+        assert_eq!(replica.others().count(), 0);
+        let listed: Vec<_> = replica.listed().iter().map(|shard| shard.id).collect();
+        assert_eq!(listed, [id(b'a')]);
         assert!(Topology::parse("", false).is_none());
         for cut in 0..file.len() {
             let part = file.get(..cut).unwrap_or_default();

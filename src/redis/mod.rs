@@ -201,7 +201,10 @@ fn load(
     MODULE
         .set(module)
         .map_err(|_| "it is loaded already".to_owned())?;
-    raw::set_replica(Ctx::of_callback(ctx).is_replica());
+    if let Some(module) = MODULE.get() {
+        let follows = Ctx::of_callback(ctx).is_replica();
+        module.registrations.role_changed(follows);
+    }
     raw::subscribe_to_role(ctx, role);
     raw::subscribe_to_loading(ctx, loading);
     raw::subscribe_to_fork(ctx, fork);

@@ -689,6 +689,40 @@ def test_a_trigger_reads_on_a_replica(new_env, mode):
     assert replica.trigger("read") == ["['v', 'read']"]
 
 
+def test_a_trigger_that_a_replica_does_not_have(new_env):
+    """It is not refused as something that writes, also where nothing else is registered."""
+    unknown = "ERR subcommand not found"
+    master = new_env()
+    assert master.error("RG.TRIGGER", "t") == unknown
+    replica = new_env(options=["--replicaof", "127.0.0.1", master.server.port])
+    replica.wait_synced(master)
+    assert replica.error("RG.TRIGGER", "t") == unknown
+    trigger(master, ".count()", "sync")
+    replica.wait_synced(master)
+    assert replica.trigger("t") == ["1"]
+    replica.promote()
+    replica.unregister(replica.identifier())
+    replica.follow(master)
+    assert replica.trigger("t") == ["1"]
+    master.unregister(master.identifier())
+    wait_until(lambda: replica.registrations() == [])
+    assert replica.error("RG.TRIGGER", "t") == unknown
+
+
+def test_a_trigger_while_a_replica_loads(new_env):
+    master, replica = new_env(), new_env(options=["--loading-process-events-interval-bytes", 1024])
+    trigger(master, ".count()", "sync")
+    master.fill(20000)
+    replica.client.config_set("key-load-delay", 300)
+    replica.client.replicaof("127.0.0.1", str(master.server.port))
+    loads = wait_until(lambda: replica.call("PING") != "PONG" and replica.call("RG.TRIGGER", "t"))
+    assert loads.startswith("LOADING")
+    replica.call("CONFIG", "SET", "key-load-delay", 0)
+    wait_until(lambda: replica.call("PING") == "PONG")
+    replica.wait_synced(master)
+    assert replica.trigger("t") == ["1"]
+
+
 def test_a_trigger_does_not_write_on_a_replica(new_env):
     master, replica = new_env(), new_env()
     replica.follow(master)

@@ -8,8 +8,9 @@ use crate::redis::reply;
 /// `RG.INFOCLUSTER`
 pub(super) fn info_cluster(module: &'static Module, ctx: Ctx<'_>, _args: &Args<'_>) {
     let cluster = module.cluster();
-    let others = cluster.and_then(|cluster| Some((cluster, cluster.others()?)));
-    let Some((cluster, topology)) = others else {
+    let known = cluster.and_then(|cluster| Some((cluster, cluster.topology()?)));
+    let several = known.filter(|(_, topology)| topology.listed().len() > 1);
+    let Some((cluster, topology)) = several else {
         return ctx.bulk(b"no cluster mode");
     };
     let runs = module.settings.reply_version() >= ReplyVersion::V1_2_1;

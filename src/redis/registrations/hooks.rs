@@ -277,7 +277,7 @@ impl Registrations {
             raw::run_jobs_before_command(self.server);
         }
         let triggers = self.carries_triggers();
-        if !(self.has_hooks() || triggers) || self.is_loading() {
+        if !(self.has_hooks() || triggers) {
             return;
         }
         let replica = raw::is_replica();
@@ -293,7 +293,11 @@ impl Registrations {
         lower.copy_from_slice(name);
         lower.make_ascii_lowercase();
         if triggers && (lower == TRIGGER || lower == TRIGGER_ON_KEY) {
+            // Also while a data set is loaded, which the server then answers.
             return filtered.carry(CARRIERS, false);
+        }
+        if self.is_loading() {
+            return;
         }
         let state = self.state();
         let Some(hooked) = state.hooked.get(&*lower) else {

@@ -111,7 +111,6 @@ impl Registrations {
         }
         self.keys.store(keys, Ordering::Relaxed);
         self.hooks.store(hooks, Ordering::Relaxed);
-        self.triggers.store(state.triggers.len(), Ordering::Relaxed);
         self.streams.store(state.streams.len(), Ordering::Relaxed);
     }
 }

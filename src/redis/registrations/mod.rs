@@ -149,7 +149,6 @@ pub(super) struct Registrations {
     keys: AtomicUsize,
     streams: AtomicUsize,
     hooks: AtomicUsize,
-    triggers: AtomicUsize,
     loading: AtomicBool,
     timers: Timers,
     time_events: TimeEvents,
@@ -200,7 +199,6 @@ impl Registrations {
             keys: AtomicUsize::new(0),
             streams: AtomicUsize::new(0),
             hooks: AtomicUsize::new(0),
-            triggers: AtomicUsize::new(0),
             loading: AtomicBool::new(false),
             timers,
             time_events: TimeEvents::default(),
@@ -223,9 +221,7 @@ impl Registrations {
     /// Whether triggers do not come as the commands that they are: a replica refuses those, since they
     /// may write. One of a cluster has to: what it runs does not reach its keys.
     fn carries_triggers(&self) -> bool {
-        raw::is_replica()
-            && self.triggers.load(Ordering::Relaxed) > 0
-            && self.server.node_id().is_none()
+        raw::is_replica() && self.server.node_id().is_none()
     }
 
     fn is_loading(&self) -> bool {
