@@ -4,13 +4,10 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use crate::engine::ShardId;
+use crate::engine::{MAX_IDLE, ShardId};
 
 /// Takes what the shards answered, each with its name.
 pub type Answers = Box<dyn FnOnce(Vec<(ShardId, Result<Vec<u8>, String>)>) + Send>;
-
-/// The text of RedisGears 1.x for shards that do not answer.
-pub const SILENT: &str = "Execution max idle reached";
 
 /// All questions that wait.
 #[derive(Default)]
@@ -99,7 +96,7 @@ impl Calls {
                 .collect()
         };
         for (number, shard) in late {
-            self.answer(number, shard, Err(SILENT.into()));
+            self.answer(number, shard, Err(MAX_IDLE.into()));
         }
     }
 }
@@ -137,7 +134,7 @@ mod tests {
         let want = vec![
             (shard(b'b'), Ok(b"yes".to_vec())),
             (shard(b'a'), Err("gone".to_owned())),
-            (shard(b'c'), Err(SILENT.to_owned())),
+            (shard(b'c'), Err(MAX_IDLE.to_owned())),
         ];
         assert_eq!(answers, want);
     }

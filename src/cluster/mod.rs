@@ -33,7 +33,7 @@ use peers::Peers;
 
 use crate::engine::{self, Id, LogLevel, Parcel, Part, ShardId, Shards, Team};
 
-pub use calls::{Answers, SILENT};
+pub use calls::Answers;
 pub use message::PROTOCOL;
 pub use topology::{Range, SLOTS, Shard, Slots, SlotsWire, Topology, slot_of};
 

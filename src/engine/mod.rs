@@ -63,4 +63,5 @@ pub use registration::{
     Registration, Statistics, StreamTrigger, TimeEvent, Trigger, Unfinished,
 };
 pub use registry::{Limits, Registry};
+pub use remote::MAX_IDLE;
 pub use results::{Item, MAX_DEPTH, Results, ResultsTooDeep};

@@ -27,7 +27,7 @@ const WINDOW: usize = 8;
 const CREDIT: usize = WINDOW / 2;
 
 /// The text of RedisGears 1.x for shards that are silent for too long.
-pub(super) const MAX_IDLE: &str = "Execution max idle reached";
+pub const MAX_IDLE: &str = "Execution max idle reached";
 
 /// The parts on other shards. Shared by the worker and whoever carries parcels.
 pub(super) struct Remote {

@@ -1,6 +1,6 @@
 //! Requirements: listed, exported, imported.
 
-use crate::cluster::SILENT;
+use crate::engine::MAX_IDLE;
 use crate::engine::wire::RequirementWire;
 use crate::python::{Payload, Requirement};
 use crate::redis::Module;
@@ -230,7 +230,7 @@ fn install(module: &'static Module, bytes: &[u8]) -> Result<(), String> {
     requirements.publish(one);
     match requirements.spread(one).first() {
         None => Ok(()),
-        Some(error) if error == SILENT => Err(SILENT.into()),
+        Some(error) if error == MAX_IDLE => Err(MAX_IDLE.into()),
         Some(_) => Err(NOT_IMPORTED.into()),
     }
 }
